@@ -1,0 +1,38 @@
+# Every target works on a machine that has Python 3.11 or newer and make.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+export VIRTUAL_ENV :=
+
+.PHONY: help setup run test check format bench
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.synced ## Create .venv with the windsor command, from the lock
+
+.venv/.synced: pyproject.toml uv.lock
+	@command -v uv >/dev/null 2>&1 || test -x $(BIN)/uv || \
+		{ $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet "uv>=0.13"; }
+	$(UV) sync --locked --all-extras --quiet
+	@touch $@
+
+run: setup ## Everything on this machine: Kafka, Postgres, the worker and a month of customers
+	@$(BIN)/windsor run
+
+test: setup ## Run the tests on real servers (from the environment, containers, or embedded)
+	$(BIN)/pytest --cov --cov-report=term
+
+check: setup ## Format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## Measure from Kafka to committed on this machine, beside the rivals
+	$(BIN)/python bench/run.py

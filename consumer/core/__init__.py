@@ -1,0 +1,1 @@
+"""The pure core: no asyncio, no clock, no environment, no I/O."""

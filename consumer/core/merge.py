@@ -1,0 +1,277 @@
+"""Apply a batch's claims and aliases to the users that they concern.
+
+The worker loads and locks the identities and users that a batch may change; `regroup`
+then says, without any I/O, what becomes of them. Users are the join of their identities,
+so joining is cheap and exact; only two things cannot be had from the join alone, and are
+handed back to be recomputed from what is stored:
+
+- `rejoin`: users that an identity left (an earlier claim moved a visitor, a newer one a
+  contact);
+- `rename`: users in which an alias arrived late. Membership does not depend on the order
+  of aliases; the merged user's name does.
+
+Source: the contract, section 1.1 (join, alias, contacts, a visitor).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from consumer.core.call import Clock, IdentityKind
+from consumer.core.fold import Delta, Group, Traits, join_traits
+
+
+class IdentityState(msgspec.Struct):
+    """One row of `identities`, locked."""
+
+    id: int
+    kind: IdentityKind
+    value: str
+    listed: bool
+    identified: bool
+    claim: tuple[Clock, int] | None
+    """The standing claim: its clock and the claiming user identity's id."""
+    group: Group | None
+    traits: Traits
+
+
+class UserState(msgspec.Struct):
+    """One row of `users`, locked; the join of its identities."""
+
+    id: int
+    name: str
+    identities_count: int
+    identified: bool = False
+    group: Group | None = None
+    merged: Clock | None = None
+    """The greatest alias that merged something into this user."""
+    traits: Traits = msgspec.field(default_factory=dict)
+
+
+class AliasRow(NamedTuple):
+    """An alias between two user identities, by id."""
+
+    clock: Clock
+    previous: int
+    user: int
+
+
+class NamedAlias(NamedTuple):
+    """A stored alias, for the replay of a component's names."""
+
+    clock: Clock
+    previous: str
+    user: str
+
+
+class Regrouped(NamedTuple):
+    """What becomes of the users."""
+
+    changed: Sequence[UserState]
+    """Users to write, new ones included; their final state but for `rejoin`, `rename`."""
+    merged: Mapping[int, int]
+    """Stored users that are no more, and the user that took their members."""
+    moved: Mapping[int, int]
+    """Identities and the user that each belongs to from now on."""
+    rejoin: frozenset[int]
+    rename: frozenset[int]
+    merges: int
+
+
+def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> bool:
+    """Join what a batch says into an identity's registers.
+
+    Args:
+        state: The locked row; changed in place.
+        delta: What the batch says of it.
+        claimed_by: Id of the identity in `delta.claim`, None where it has none.
+
+    Returns:
+        Whether the row has to be written.
+    """
+    changed = False
+    if delta.listed and not state.listed:
+        state.listed = changed = True
+    if delta.identified and not state.identified:
+        state.identified = changed = True
+    if delta.claim is not None and claimed_by is not None:
+        clock = delta.claim[0]
+        if claim_wins(state.kind, clock, state.claim[0] if state.claim else None):
+            state.claim = (clock, claimed_by)
+            changed = True
+    if delta.group is not None and (state.group is None or delta.group[0] > state.group[0]):
+        state.group = delta.group
+        changed = True
+    if delta.traits is not None and join_traits(state.traits, delta.traits):
+        changed = True
+    return changed
+
+
+def claim_wins(kind: IdentityKind, clock: Clock, standing: Clock | None) -> bool:
+    """Tell whether a claim replaces the standing one.
+
+    The first claim of a visitor (and the first naming of a user) stands; of a contact,
+    the last.
+    """
+    if standing is None:
+        return True
+    return clock > standing if kind in ("email", "phone") else clock < standing
+
+
+def regroup(
+    users: Iterable[UserState],
+    members: Mapping[int, int],
+    changed: Iterable[IdentityState],
+    aliases: Iterable[AliasRow],
+) -> Regrouped:
+    """Apply new users, aliases in clock order, claims and changed registers.
+
+    Args:
+        users: The locked users; changed in place.
+        members: Identity to user, for every identity concerned that has one.
+        changed: Identities with `apply_delta` done that changed.
+        aliases: The batch's new aliases, in any order.
+    """
+    components = _Components(users, members)
+    changed = list(changed)
+    for identity in changed:
+        if identity.kind == "user" and identity.id not in members:
+            components.found(identity)
+    for alias in sorted(aliases):
+        components.merge(alias)
+    for identity in changed:
+        if identity.claim is not None:
+            components.take(identity, identity.claim[1])
+    return components.result()
+
+
+def replay_names(aliases: Iterable[NamedAlias]) -> tuple[str, Clock]:
+    """Replay all of one component's aliases, in clock order, for the merged user's name.
+
+    Returns:
+        The name, and the clock of the greatest alias that merged anything.
+
+    Raises:
+        ValueError: There is no alias, so there is no merged user.
+    """
+    parent: dict[str, str] = {}
+    name: dict[str, str] = {}
+    merged: tuple[str, Clock] | None = None
+
+    def root_of(user: str) -> str:
+        root = user
+        while (above := parent.setdefault(root, root)) != root:
+            root = above
+        while parent[user] != root:
+            parent[user], user = root, parent[user]
+        return root
+
+    # Unioned by size, so that a chain of a hundred thousand stays shallow.
+    size: dict[str, int] = {}
+    for alias in sorted(aliases):
+        previous, user = root_of(alias.previous), root_of(alias.user)
+        if previous == user:
+            continue
+        kept = name.get(user, user)
+        root, child = (user, previous)
+        if size.get(previous, 1) > size.get(user, 1):
+            root, child = child, root
+        parent[child] = root
+        size[root] = size.get(root, 1) + size.get(child, 1)
+        name[root] = kept
+        merged = (kept, alias.clock)
+    if merged is None:
+        raise ValueError("no alias to replay")
+    return merged
+
+
+class _Components:
+    """The users of one batch while merges and claims are applied to them."""
+
+    def __init__(self, users: Iterable[UserState], members: Mapping[int, int]) -> None:
+        self._users = {user.id: user for user in users}
+        self._stored = frozenset(self._users)
+        self._members = dict(members)
+        self._parent: dict[int, int] = {}
+        self._changed: set[int] = set()
+        self._moved: dict[int, int] = {}
+        self._rejoin: set[int] = set()
+        self._rename: set[int] = set()
+        self._merges = 0
+
+    def found(self, identity: IdentityState) -> None:
+        """A user identity seen for the first time is a user of its own."""
+        self._users[identity.id] = UserState(identity.id, identity.value, identities_count=1)
+        self._members[identity.id] = identity.id
+        self._moved[identity.id] = identity.id
+        self._changed.add(identity.id)
+
+    def merge(self, alias: AliasRow) -> None:
+        """Merge the user of `previous` into that of `user`; the larger row survives."""
+        previous = self._user_of(alias.previous)
+        user = self._user_of(alias.user)
+        late = any(u.merged is not None and alias.clock < u.merged for u in (previous, user))
+        if late:
+            self._rename.add(user.id)
+        if previous is user:
+            return
+        name = user.name
+        root, gone = user, previous
+        if previous.identities_count > user.identities_count:
+            root, gone = previous, user
+        _join(root, gone)
+        root.identities_count += gone.identities_count
+        root.name = name
+        root.merged = max(c for c in (alias.clock, root.merged, gone.merged) if c is not None)
+        self._parent[gone.id] = root.id
+        self._changed.add(root.id)
+        self._merges += 1
+
+    def take(self, identity: IdentityState, claimed_by: int) -> None:
+        """Give an identity, with all it carries, to the user of its standing claim."""
+        user = self._user_of(claimed_by)
+        before = self._members.get(identity.id)
+        if before is None or self._root(before) != user.id:
+            if before is not None:
+                left = self._users[self._root(before)]
+                left.identities_count -= 1
+                self._rejoin.add(left.id)
+                self._changed.add(left.id)
+            user.identities_count += 1
+            self._members[identity.id] = self._moved[identity.id] = user.id
+            self._changed.add(user.id)
+        if _join(user, identity):
+            self._changed.add(user.id)
+
+    def result(self) -> Regrouped:
+        """Resolve every user to the one that took it."""
+        gone = {user: self._root(user) for user in self._parent}
+        return Regrouped(
+            changed=[self._users[user] for user in sorted(self._changed - gone.keys())],
+            merged={user: root for user, root in gone.items() if user in self._stored},
+            moved={identity: self._root(user) for identity, user in self._moved.items()},
+            rejoin=frozenset(map(self._root, self._rejoin)),
+            rename=frozenset(map(self._root, self._rename)),
+            merges=self._merges,
+        )
+
+    def _root(self, user: int) -> int:
+        while (above := self._parent.get(user)) is not None:
+            user = above
+        return user
+
+    def _user_of(self, identity: int) -> UserState:
+        return self._users[self._root(self._members[identity])]
+
+
+def _join(user: UserState, other: UserState | IdentityState) -> bool:
+    """Join another's traits and group, and a user identity's `identified`."""
+    changed = join_traits(user.traits, other.traits)
+    if other.group is not None and (user.group is None or other.group[0] > user.group[0]):
+        user.group = other.group
+        changed = True
+    counts = not isinstance(other, IdentityState) or other.kind == "user"
+    if counts and other.identified and not user.identified:
+        user.identified = changed = True
+    return changed

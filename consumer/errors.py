@@ -1,0 +1,28 @@
+"""What can go wrong in the world around the worker.
+
+Bad data is a value (`consumer.core.call.Rejected`), never an exception.
+"""
+
+
+class WindsorError(Exception):
+    """The base of all errors that a person can act on; its text is one line."""
+
+
+class ConfigError(WindsorError):
+    """A setting is missing, misspelled or out of range."""
+
+
+class SchemaError(WindsorError):
+    """The database's schema is not the one that this version needs."""
+
+
+class TransientSinkError(WindsorError):
+    """The database cannot write now; the same batch may succeed later."""
+
+
+class PermanentSinkError(WindsorError):
+    """The database refuses this batch for its data; retrying it whole is useless."""
+
+
+class SourceError(WindsorError):
+    """Kafka answers in a way that the worker cannot go on from by itself."""

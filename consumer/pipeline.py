@@ -1,0 +1,420 @@
+"""The way of a record: partition, decode, lane, batch, transaction, watermark, commit.
+
+    poll ─► decode ─► lane 0 ─► batch ─► transaction ─┐
+                 └──► lane 1 ─► batch ─► transaction ─┴─► watermark ─► commit
+
+`Pipeline.run` polls chunks and hands each call to the lane of its identity. A lane takes
+whatever waits (nothing waits when idle), writes it in one transaction, and marks its share
+of each span as finished. A committer commits the watermarks. Lanes are bounded: a full one
+makes the poll loop wait, and a long wait pauses the partitions while polling goes on, so
+that the group keeps us.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from consumer.core.call import Call, Outcome, Record, Rejected
+from consumer.core.policy import BatchLimits, RetryPolicy, expired_before, lane_of
+from consumer.core.watermark import OffsetTracker, Span
+from consumer.errors import PermanentSinkError, SourceError, TransientSinkError
+from consumer.ports import Batch, Chunk, Sink, Source, TopicPartition, Written
+
+log = structlog.get_logger()
+
+
+class Decode(Protocol):
+    """The decoder of `consumer.core.decode`."""
+
+    def decode(self, record: Record, expired_before: int | None = None) -> Sequence[Outcome]:
+        """Turn a record into its outcomes; never raises."""
+
+
+class Observer(Protocol):
+    """What the pipeline tells the metrics; once a batch or a chunk, never a call."""
+
+    def batch_written(
+        self, lane: int, batch: Batch, written: Written, seconds: float, now: float
+    ) -> None:
+        """A transaction was committed; `now` is in seconds since the epoch."""
+
+    def skipped(self, reasons: Mapping[str, int]) -> None:
+        """Records or calls that are neither stored nor errors."""
+
+    def write_retried(self, reason: str) -> None:
+        """The database was away or busy."""
+
+    def lane_filled(self, lane: int, calls: int) -> None:
+        """So many calls wait in a lane."""
+
+    def partitions_changed(self, assigned: int, *, paused: bool) -> None:
+        """Partitions came or went, or were paused."""
+
+
+class PipelineOptions(NamedTuple):
+    """The bounds of the pipeline; each wait has one."""
+
+    lanes: int = 2
+    limits: BatchLimits = BatchLimits()
+    lane_calls_max: int = 10_000
+    poll_records_max: int = 2_000
+    retry: RetryPolicy = RetryPolicy()
+    drain_timeout_seconds: float = 20.0
+    # A commit costs a round trip to the coordinator; ten a second bound redelivery well.
+    commit_interval_seconds: float = 0.1
+    # Half a minute is far from the five minutes after which the group drops us.
+    pause_after_seconds: float = 10.0
+    retention_days: int | None = None
+
+
+class Share(NamedTuple):
+    """One lane's part of a span."""
+
+    tracker: OffsetTracker
+    span: Span
+    partition: TopicPartition
+    calls: list[Call]
+    rejected: list[Rejected]
+
+
+class Lane:
+    """An ordered, bounded queue for a slice of the users."""
+
+    def __init__(self, number: int, calls_max: int) -> None:
+        self.number = number
+        self.calls_waiting = 0
+        self._calls_max = calls_max
+        self._shares: deque[Share] = deque()
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def put(self, share: Share) -> None:
+        """Append a share; ask `has_room` before."""
+        self._shares.append(share)
+        self.calls_waiting += _weight(share)
+        self._filled.set()
+        if self.calls_waiting >= self._calls_max:
+            self._room.clear()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another share may be put; a share may overshoot the bound once."""
+        return self._room.is_set()
+
+    async def wait_for_room(self) -> None:
+        """Return once there is room."""
+        await self._room.wait()
+
+    async def take(self, limits: BatchLimits) -> list[Share]:
+        """Wait for shares, then take what waits, within the limits (at least one)."""
+        while not self._shares:
+            self._filled.clear()
+            await self._filled.wait()
+        taken: list[Share] = []
+        calls = size = 0
+        while self._shares:
+            share = self._shares[0]
+            calls += _weight(share)
+            size += sum(call.size for call in share.calls)
+            if taken and (calls > limits.calls_max or size > limits.bytes_max):
+                break
+            taken.append(self._shares.popleft())
+            self.calls_waiting -= _weight(share)
+        if self.calls_waiting < self._calls_max:
+            self._room.set()
+        return taken
+
+
+class Pipeline:
+    """Consumes a source into a sink until told to stop."""
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        decoder: Decode,
+        observer: Observer,
+        options: PipelineOptions,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._decoder = decoder
+        self._observer = observer
+        self._options = options
+        self._clock = clock
+        self._lanes = [Lane(n, options.lane_calls_max) for n in range(options.lanes)]
+        self._trackers: dict[TopicPartition, OffsetTracker] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._moved = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._paused = False
+        self.progressed_at = time.monotonic()
+        """Monotonic seconds of the poll loop's last turn, for the liveness probe."""
+        self.sink_failing_since: float | None = None
+        """Monotonic seconds since when writes fail, None while they succeed."""
+
+    # The story --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Consume until `stop`, then drain, commit and leave the group.
+
+        Raises:
+            SourceError: Kafka cannot be consumed any more.
+        """
+        await self._source.start(self)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                lanes = [tasks.create_task(self._write_lane(lane)) for lane in self._lanes]
+                committer = tasks.create_task(self._commit_watermarks())
+                await self._consume()
+                # Stop polling, drain, flush, commit; the source is closed below.
+                await self._drain(self._trackers)
+                for task in (*lanes, committer):
+                    task.cancel()
+            await self._commit(self._trackers)
+        except* SourceError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await self._source.stop()
+
+    def stop(self) -> None:
+        """Ask `run` to end; returns at once."""
+        self._stopping.set()
+
+    @property
+    def assigned_partitions(self) -> frozenset[TopicPartition]:
+        """The partitions that are ours."""
+        return frozenset(self._trackers)
+
+    @property
+    def committed_offsets(self) -> Mapping[TopicPartition, int]:
+        """The offsets committed by us, of partitions that are ours."""
+        return self._committed
+
+    # Assignments ------------------------------------------------------------------------
+
+    async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """See `consumer.ports.AssignmentListener`."""
+        # A new tracker for each assignment: what an older one still writes cannot move it.
+        self._trackers.update((partition, OffsetTracker()) for partition in partitions)
+        self._observer.partitions_changed(len(self._trackers), paused=self._paused)
+        log.info("partitions.assigned", partitions_count=len(partitions))
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """See `consumer.ports.AssignmentListener`."""
+        leaving = {p: self._trackers[p] for p in partitions if p in self._trackers}
+        drained = await self._drain(leaving)
+        # Commit before leaving: the next owner starts from the committed offset.
+        await self._commit(leaving)
+        for partition, tracker in leaving.items():
+            tracker.abandon()
+            self._trackers.pop(partition, None)
+            self._committed.pop(partition, None)
+        self._observer.partitions_changed(len(self._trackers), paused=self._paused)
+        log.info("partitions.revoked", partitions_count=len(partitions), drained=drained)
+
+    # Polling and decoding ---------------------------------------------------------------
+
+    async def _consume(self) -> None:
+        while not self._stopping.is_set():
+            self.progressed_at = time.monotonic()
+            for chunk in await self._source.poll(self._options.poll_records_max):
+                self._dispatch(chunk)
+            if not await self._wait_for_room(self._options.pause_after_seconds):
+                await self._sit_out()
+            # One turn for the lanes: a poll that has records returns without waiting.
+            await asyncio.sleep(0)
+
+    def _dispatch(self, chunk: Chunk) -> None:
+        """Decode a chunk and hand each lane its share."""
+        tracker = self._trackers.get(chunk.partition)
+        if tracker is None:
+            # Taken away while the poll was answered; its next owner reads it again.
+            return
+        calls, rejected = self._decode(chunk)
+        shares = [(n, calls[n], rejected[n]) for n in calls.keys() | rejected.keys()]
+        span = tracker.start(chunk.records[0].offset, chunk.next_offset, len(shares))
+        for n, lane_calls, lane_rejected in shares:
+            lane = self._lanes[n]
+            lane.put(Share(tracker, span, chunk.partition, lane_calls, lane_rejected))
+            self._observer.lane_filled(n, lane.calls_waiting)
+        if not shares:
+            self._moved.set()
+
+    def _decode(self, chunk: Chunk) -> tuple[dict[int, list[Call]], dict[int, list[Rejected]]]:
+        calls: defaultdict[int, list[Call]] = defaultdict(list)
+        rejected: defaultdict[int, list[Rejected]] = defaultdict(list)
+        skipped: dict[str, int] = {}
+        lanes = self._options.lanes
+        expired = expired_before(int(self._clock() * 1e6), self._options.retention_days)
+        for record in chunk.records:
+            for outcome in self._decoder.decode(record, expired):
+                if isinstance(outcome, Call):
+                    calls[lane_of(outcome, lanes)].append(outcome)
+                elif isinstance(outcome, Rejected):
+                    rejected[chunk.partition.partition % lanes].append(outcome)
+                else:
+                    skipped[outcome.reason] = skipped.get(outcome.reason, 0) + 1
+        if skipped:
+            self._observer.skipped(skipped)
+        return calls, rejected
+
+    async def _wait_for_room(self, seconds: float) -> bool:
+        """Wait until every lane has room; the wait is the backpressure."""
+        if all(lane.has_room for lane in self._lanes):
+            return True
+        waits = [lane.wait_for_room() for lane in self._lanes]
+        return await _within(asyncio.gather(*waits), seconds, self._stopping)
+
+    async def _sit_out(self) -> None:
+        """Pause the partitions but keep polling, until the lanes have room again.
+
+        A consumer that does not poll for five minutes is put out of the group.
+        """
+        self._set_paused(paused=True)
+        while not self._stopping.is_set() and not await self._wait_for_room(1.0):
+            self.progressed_at = time.monotonic()
+            for chunk in await self._source.poll(self._options.poll_records_max):
+                # Fetched before the pause took hold; bounded by one poll.
+                self._dispatch(chunk)
+        self._set_paused(paused=False)
+
+    def _set_paused(self, *, paused: bool) -> None:
+        self._paused = paused
+        (self._source.pause if paused else self._source.resume)()
+        self._observer.partitions_changed(len(self._trackers), paused=paused)
+        log.warning("consumption.paused") if paused else log.info("consumption.resumed")
+
+    # Writing ------------------------------------------------------------------------------
+
+    async def _write_lane(self, lane: Lane) -> None:
+        """Write what waits in a lane, one transaction at a time, for ever."""
+        while True:
+            shares = await lane.take(self._options.limits)
+            shares = [share for share in shares if not share.span.abandoned]
+            if not shares:
+                continue
+            batch = Batch(
+                [call for share in shares for call in share.calls],
+                [letter for share in shares for letter in share.rejected],
+            )
+            await self._write_until_done(lane.number, batch, shares)
+            for share in shares:
+                if share.tracker.finish(share.span):
+                    self._moved.set()
+            self._observer.lane_filled(lane.number, lane.calls_waiting)
+
+    async def _write_until_done(
+        self, lane: int, batch: Batch, shares: Sequence[Share] = ()
+    ) -> None:
+        """Write a batch: wait out the world's failures, bisect the data's."""
+        attempt = 0
+        while True:
+            started = time.monotonic()
+            try:
+                written = await self._sink.write(batch)
+            except TransientSinkError as error:
+                attempt += 1
+                if self.sink_failing_since is None:
+                    self.sink_failing_since = started
+                self._observer.write_retried("transient")
+                wait = self._options.retry.wait_seconds(attempt, random.random())  # noqa: S311 - jitter
+                log.warning(
+                    "batch.retried", lane=lane, attempt=attempt, wait_seconds=wait, error=str(error)
+                )
+                await asyncio.sleep(wait)
+                if shares and all(share.span.abandoned for share in shares):
+                    # The partitions have a new owner, who writes this.
+                    return
+            except PermanentSinkError as error:
+                await self._bisect(lane, batch, error)
+                return
+            else:
+                self.sink_failing_since = None
+                self._observer.batch_written(
+                    lane, batch, written, time.monotonic() - started, self._clock()
+                )
+                return
+
+    async def _bisect(self, lane: int, batch: Batch, error: PermanentSinkError) -> None:
+        """Halve a refused batch until the offending call alone is a dead letter."""
+        calls, rejected = batch
+        if len(calls) > 1:
+            half = len(calls) // 2
+            await self._write_until_done(lane, Batch(calls[:half], []))
+            await self._write_until_done(lane, Batch(calls[half:], rejected))
+        elif calls:
+            (call,) = calls
+            refused = Rejected(call.record, call.position, "rejected_by_database", str(error))
+            log.warning("call.refused", lane=lane, topic=call.record.topic, error=str(error))
+            await self._write_until_done(lane, Batch([], [*rejected, refused]))
+        else:
+            # Dead letters hold raw bytes and checked text: a refusal is our own mistake.
+            raise error
+
+    # Draining and committing ----------------------------------------------------------------
+
+    async def _drain(self, trackers: Mapping[TopicPartition, OffsetTracker]) -> bool:
+        """Wait until nothing of these partitions is in flight; False on the deadline."""
+        deadline = time.monotonic() + self._options.drain_timeout_seconds
+        while any(tracker.spans_in_flight for tracker in trackers.values()):
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+    async def _commit_watermarks(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            await self._commit(self._trackers)
+            await asyncio.sleep(self._options.commit_interval_seconds)
+
+    async def _commit(self, trackers: Mapping[TopicPartition, OffsetTracker]) -> None:
+        offsets = {
+            partition: tracker.watermark
+            for partition, tracker in trackers.items()
+            if tracker.watermark is not None and tracker.watermark != self._committed.get(partition)
+        }
+        if offsets:
+            await self._source.commit(offsets)
+            # Only what is still ours, under the same assignment.
+            self._committed.update(
+                (partition, offset)
+                for partition, offset in offsets.items()
+                if self._trackers.get(partition) is trackers.get(partition)
+            )
+
+
+def _weight(share: Share) -> int:
+    return len(share.calls) + len(share.rejected)
+
+
+async def _within(awaitable: Awaitable[object], seconds: float, stopping: asyncio.Event) -> bool:
+    """Wait for something, at most so long, and not after a stop; tell whether it came."""
+    waiting = asyncio.ensure_future(awaitable)
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((waiting, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.done()
+    finally:
+        for task in (waiting, stop):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def ready_reason(pipeline: Pipeline, failing_seconds_max: float = 5.0) -> str | None:
+    """Why the pipeline is not ready, None if it is."""
+    since = pipeline.sink_failing_since
+    if since is not None and time.monotonic() - since > failing_seconds_max:
+        return "the database cannot be written to"
+    return None

@@ -1,0 +1,793 @@
+"""Postgres: one transaction a batch, and the schema that it needs.
+
+Theory of operation
+-------------------
+Every register of an identity takes the least or the greatest clock (`consumer.core.fold`),
+so what is read without a lock can only be out of date in one direction: a call that changes
+nothing against an older state changes nothing now. Only identities that a batch does change
+are locked, and then the users that they belong to:
+
+1. ids of all identities are looked up, missing ones inserted (before the transaction);
+2. the calls are copied; should one be stored already, the transaction begins again and
+   asks first which ones are;
+3. identities that change are locked by id, their registers joined;
+4. users concerned are locked by id; were they merged meanwhile, back to the savepoint;
+5. claims and aliases are applied (`consumer.core.merge`), and everything is written.
+
+A user's row lock guards which identities belong to it, so a merge never waits for an
+identity, and the order identities, users, the rest has no circle.
+"""
+
+import base64
+import itertools
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, timedelta
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import asyncpg
+import msgspec
+import structlog
+
+from consumer.core.call import Call, Clock, Identity, Rejected
+from consumer.core.fold import TOMBSTONE, Delta, Deltas, Traits, fold, join_traits
+from consumer.core.merge import (
+    AliasRow,
+    IdentityState,
+    NamedAlias,
+    UserState,
+    apply_delta,
+    claim_wins,
+    regroup,
+    replay_names,
+)
+from consumer.errors import PermanentSinkError, SchemaError, TransientSinkError
+from consumer.ports import Batch, Written
+from consumer.sql import load_queries
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+log = structlog.get_logger()
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+_PG_EPOCH_US: Final = 946_684_800_000_000
+_WEEK_US: Final = 7 * 86_400_000_000
+# 1970-01-05, the first Monday of the epoch.
+_FIRST_MONDAY_US: Final = 4 * 86_400_000_000
+_FIRST_MONDAY: Final = date(1970, 1, 5)
+
+_YEAR_10000_MS: Final = 253_402_300_800_000
+
+# For so many batches after a duplicate we ask before copying: a replay is duplicates all
+# through, and a failed COPY costs more than the question.
+_CHECKED_BATCHES: Final = 50
+
+_WRITE = load_queries("write.sql")
+_REJOIN = load_queries("rejoin.sql")["rejoin_users"]
+
+_CALL_COLUMNS: Final = (
+    "occurred_at",
+    "received_at",
+    "message_key",
+    "identity_id",
+    "anonymous_identity_id",
+    "offset",
+    "partition",
+    "type",
+    "topic",
+    "message_id",
+    "name",
+    "category",
+    "properties",
+    "context",
+    "traits",
+    "previous_id",
+    "group_id",
+    "claims",
+)
+
+_decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_clocks = msgspec.json.Decoder(dict[str, tuple[int, str]]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class PostgresOptions(NamedTuple):
+    """How to reach Postgres; every wait has an end."""
+
+    dsn: str
+    connections_max: int = 3
+    connect_timeout_seconds: float = 10.0
+    statement_timeout_seconds: float = 60.0
+
+
+class _Known(NamedTuple):
+    """What was read of an identity before the transaction."""
+
+    id: int
+    listed: bool
+    identified: bool
+    claimed: Clock | None
+
+
+class PostgresSink:
+    """Writes batches; implements `consumer.ports.Sink`."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", options: PostgresOptions) -> None:
+        self._pool = pool
+        self._options = options
+        self._weeks: set[int] = set()
+        self._checked_batches_left = 0
+
+    @property
+    def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """The connections, for their metrics and for questions beside the batches."""
+        return self._pool
+
+    async def write(self, batch: Batch) -> Written:
+        """Write a batch in one transaction; see `consumer.ports.Sink.write`."""
+        calls, repeated = _distinct(batch.calls)
+        with_retries = itertools.count(1)
+        async with self._connection() as connection:
+            known = await self._identities(connection, calls)
+            await self._ensure_weeks(connection, calls)
+            for attempt in with_retries:
+                try:
+                    return await self._transaction(
+                        connection, calls, repeated, batch.rejected, known, attempt
+                    )
+                except asyncpg.UniqueViolationError as error:
+                    if error.table_name is None or not error.table_name.startswith("calls"):
+                        raise
+                    # A call of the batch is stored already: ask which, and copy the others.
+                    self._checked_batches_left = _CHECKED_BATCHES
+                except _UsersMovedError:
+                    continue
+        raise AssertionError("unreachable")
+
+    async def ping(self) -> None:
+        """Ask Postgres for a sign of life.
+
+        Raises:
+            TransientSinkError: There is none.
+        """
+        async with self._connection() as connection:
+            await connection.execute("SELECT 1")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection; what goes wrong on it is translated here, once."""
+        try:
+            async with self._pool.acquire(
+                timeout=self._options.connect_timeout_seconds
+            ) as connection:
+                yield connection
+        except asyncpg.ReadOnlySQLTransactionError as error:
+            # After a failover the pool still holds the old primary, read-only now.
+            await self._pool.expire_connections()
+            raise _translated(error) from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise _translated(error) from error
+
+    async def _identities(
+        self, connection: Connection, calls: Sequence[Call]
+    ) -> dict[Identity, _Known]:
+        """Find or make the identities that the calls mention."""
+        wanted = _mentions(calls)
+        known = await self._find(connection, wanted)
+        missing = [identity for identity in wanted if identity not in known]
+        if missing:
+            kinds = [identity.kind for identity in missing]
+            values = [identity.value for identity in missing]
+            await connection.execute(_WRITE["insert_identities"], kinds, values)
+            known |= await self._find(connection, missing)
+        return known
+
+    async def _find(
+        self, connection: Connection, wanted: Sequence[Identity]
+    ) -> dict[Identity, _Known]:
+        if not wanted:
+            return {}
+        rows = await connection.fetch(
+            _WRITE["find_identities"],
+            [identity.kind for identity in wanted],
+            [identity.value for identity in wanted],
+        )
+        return {
+            wanted[place - 1]: _Known(
+                id_, listed, identified, None if at is None else Clock(at, message_id)
+            )
+            for place, id_, listed, identified, at, message_id in rows
+        }
+
+    async def _ensure_weeks(self, connection: Connection, calls: Sequence[Call]) -> None:
+        """Make the partitions of weeks not met before, outside of the transaction."""
+        weeks = {_week(call.clock.at) for call in calls} - self._weeks
+        if weeks:
+            # One statement each, so that a lock on the parent is held as short as can be.
+            for week in sorted(weeks):
+                await connection.execute(_WRITE["ensure_weeks"], [_week_date(week)])
+            self._weeks |= weeks
+
+    async def _transaction(
+        self,
+        connection: Connection,
+        calls: Sequence[Call],
+        repeated: int,
+        rejected: Sequence[Rejected],
+        known: Mapping[Identity, _Known],
+        attempt: int,
+    ) -> Written:
+        async with connection.transaction():
+            await connection.execute(_WRITE["share_batches"])
+            new = calls
+            if self._checked_batches_left > 0:
+                self._checked_batches_left -= 1
+                new = await self._not_stored(connection, calls)
+            merges = 0
+            if new:
+                await self._copy(connection, new, known)
+                merges = await _apply(connection, fold(new), known)
+            dead_letters = await _insert_dead_letters(connection, rejected)
+        return Written(
+            calls_new=len(new),
+            calls_duplicate=repeated + len(calls) - len(new),
+            merges=merges,
+            dead_letters=dead_letters,
+            attempts=attempt,
+        )
+
+    async def _not_stored(self, connection: Connection, calls: Sequence[Call]) -> Sequence[Call]:
+        if not calls:
+            return calls
+        starts = [_week(call.clock.at) * _WEEK_US + _FIRST_MONDAY_US for call in calls]
+        rows = await connection.fetch(
+            _WRITE["stored_calls"],
+            [call.message_key for call in calls],
+            starts,
+            [start + _WEEK_US for start in starts],
+        )
+        if not rows:
+            return calls
+        self._checked_batches_left = _CHECKED_BATCHES
+        stored = {place - 1 for (place,) in rows}
+        return [call for place, call in enumerate(calls) if place not in stored]
+
+    async def _copy(
+        self, connection: Connection, calls: Sequence[Call], known: Mapping[Identity, _Known]
+    ) -> None:
+        """Copy the calls, sorted by week and key so that waits cannot form a circle."""
+        ordered = sorted(calls, key=lambda call: (_week(call.clock.at), call.message_key))
+        await connection.copy_records_to_table(
+            "calls",
+            schema_name="windsor_private",
+            columns=_CALL_COLUMNS,
+            records=(
+                (
+                    call.clock.at,
+                    call.received_at,
+                    call.message_key,
+                    known[call.identity].id,
+                    None
+                    if call.anonymous_id is None
+                    else known[Identity("anonymous", call.anonymous_id)].id,
+                    call.record.offset,
+                    call.record.partition,
+                    call.type,
+                    call.record.topic,
+                    call.clock.message_id,
+                    call.name,
+                    call.category,
+                    call.properties,
+                    call.context,
+                    call.traits,
+                    call.previous_id,
+                    call.group_id,
+                    [known[contact].id for contact in call.claims] if call.claims else None,
+                )
+                for call in ordered
+            ),
+        )
+
+
+class _UsersMovedError(Exception):
+    """Users were merged by another transaction between reading and locking them."""
+
+
+async def _apply(connection: Connection, deltas: Deltas, known: Mapping[Identity, _Known]) -> int:
+    """Write what a batch's new calls say; return the number of merges."""
+    changed = await _lock_and_join_identities(connection, deltas, known)
+    aliases = [
+        AliasRow(alias.clock, known[alias.previous].id, known[alias.user].id)
+        for alias in deltas.aliases
+    ]
+    merges = 0
+    if changed or aliases:
+        merges = await _regroup_users(connection, changed, aliases)
+    await _put_seen(connection, deltas, known)
+    await _put_groups(connection, deltas.groups)
+    if deltas.audiences:
+        await connection.execute(
+            _WRITE["put_audiences"],
+            *_columns(
+                (name, sync.computation_class, clock.at, clock.message_id)
+                for name, (clock, sync) in deltas.audiences.items()
+            ),
+        )
+    return merges
+
+
+def _changes(identity: Identity, delta: Delta, known: _Known) -> bool:
+    """Tell whether a delta may change a row, by what was read of it before."""
+    return (
+        delta.traits is not None
+        or delta.group is not None
+        or (delta.listed and not known.listed)
+        or (delta.identified and not known.identified)
+        or (delta.claim is not None and claim_wins(identity.kind, delta.claim[0], known.claimed))
+    )
+
+
+async def _lock_and_join_identities(
+    connection: Connection, deltas: Deltas, known: Mapping[Identity, _Known]
+) -> list[IdentityState]:
+    """Lock the identities that change, join their registers and write them."""
+    ids = [
+        known[identity].id
+        for identity, delta in deltas.identities.items()
+        if _changes(identity, delta, known[identity])
+    ]
+    if not ids:
+        return []
+    changed = []
+    for row in await connection.fetch(_WRITE["lock_identities"], ids):
+        state = _identity_state(row)
+        delta = deltas.identities[Identity(state.kind, state.value)]
+        claimed_by = None if delta.claim is None else known[delta.claim[1]].id
+        if apply_delta(state, delta, claimed_by):
+            changed.append(state)
+    if changed:
+        await connection.execute(
+            _WRITE["update_identities"], *_columns(map(_identity_row, changed))
+        )
+    return changed
+
+
+async def _regroup_users(
+    connection: Connection, changed: Sequence[IdentityState], aliases: Sequence[AliasRow]
+) -> int:
+    """Lock the users concerned, apply claims and merges, and write them."""
+    concerned = {identity.id for identity in changed}
+    concerned.update(identity.claim[1] for identity in changed if identity.claim is not None)
+    for alias in aliases:
+        concerned.update((alias.previous, alias.user))
+    users, members = await _lock_users(connection, sorted(concerned))
+    after = regroup(users, members, changed, aliases)
+    if after.merged:
+        gone, roots = list(after.merged), list(after.merged.values())
+        await connection.execute(_WRITE["delete_users"], gone)
+        await connection.execute(_WRITE["move_members"], gone, roots)
+    if after.moved:
+        await connection.execute(
+            _WRITE["put_members"], list(after.moved), list(after.moved.values())
+        )
+    if after.changed:
+        await connection.execute(_WRITE["put_users"], *_columns(map(_user_row, after.changed)))
+    if aliases:
+        await connection.execute(
+            _WRITE["insert_aliases"],
+            *_columns((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases),
+        )
+    if after.rename:
+        await _rename(connection, sorted(after.rename))
+    if after.rejoin:
+        await connection.execute(_REJOIN, sorted(after.rejoin))
+    return after.merges
+
+
+async def _lock_users(
+    connection: Connection, identities: Sequence[int]
+) -> tuple[list[UserState], dict[int, int]]:
+    """Lock the users of these identities.
+
+    Raises:
+        _UsersMovedError: They went on being merged by others while we tried.
+    """
+    for _ in range(10):
+        savepoint = connection.transaction()
+        await savepoint.start()
+        members = await _members_of(connection, identities)
+        ids = sorted(set(members.values()))
+        if not ids:
+            await savepoint.commit()
+            return [], members
+        rows = await connection.fetch(_WRITE["lock_users"], ids)
+        # Only now, with the locks held, is it settled whose they are.
+        if members == await _members_of(connection, identities):
+            await savepoint.commit()
+            return [_user_state(row) for row in rows], members
+        await savepoint.rollback()
+    raise _UsersMovedError
+
+
+async def _members_of(connection: Connection, identities: Sequence[int]) -> dict[int, int]:
+    rows = await connection.fetch(_WRITE["members_of"], identities)
+    return {identity: user for identity, user in rows}  # noqa: C416 - a Record is no tuple to mypy
+
+
+async def _rename(connection: Connection, users: Sequence[int]) -> None:
+    """Replay the aliases of users in which one arrived late."""
+    aliases: dict[int, list[NamedAlias]] = {}
+    for user, at, message_id, previous, named in await connection.fetch(
+        _WRITE["aliases_of"], users
+    ):
+        aliases.setdefault(user, []).append(NamedAlias(Clock(at, message_id), previous, named))
+    names = [(user, *replay_names(of_user)) for user, of_user in aliases.items()]
+    await connection.execute(
+        _WRITE["rename_users"],
+        *_columns((user, name, clock.at, clock.message_id) for user, name, clock in names),
+    )
+
+
+async def _put_seen(
+    connection: Connection, deltas: Deltas, known: Mapping[Identity, _Known]
+) -> None:
+    rows = [
+        (known[identity].id, delta.first_at, delta.last_at)
+        for identity, delta in deltas.identities.items()
+        if delta.first_at is not None
+    ]
+    if rows:
+        await connection.execute(_WRITE["put_seen"], *_columns(rows))
+
+
+async def _put_groups(connection: Connection, groups: Mapping[str, Traits]) -> None:
+    if not groups:
+        return
+    await connection.execute(_WRITE["insert_groups"], list(groups))
+    with_traits = [group_id for group_id, traits in groups.items() if traits]
+    if not with_traits:
+        return
+    changed = []
+    for group_id, values, clocks in await connection.fetch(_WRITE["lock_groups"], with_traits):
+        traits = decode_traits(values, clocks)
+        if join_traits(traits, groups[group_id]):
+            changed.append((group_id, *encode_traits(traits)))
+    if changed:
+        await connection.execute(_WRITE["update_groups"], *_columns(changed))
+
+
+async def _insert_dead_letters(connection: Connection, rejected: Sequence[Rejected]) -> int:
+    if not rejected:
+        return 0
+    await connection.execute(
+        _WRITE["insert_dead_letters"],
+        *_columns(
+            (
+                letter.record.topic,
+                letter.record.partition,
+                letter.record.offset,
+                letter.position,
+                _record_timestamp(letter.record.timestamp),
+                letter.reason,
+                letter.detail.replace("\x00", "\ufffd"),
+                letter.record.key,
+                letter.record.value,
+                _headers(letter.record.headers),
+            )
+            for letter in rejected
+        ),
+    )
+    return len(rejected)
+
+
+def decode_traits(values: bytes, clocks: bytes) -> Traits:
+    """Read a pair of `traits` and `trait_clocks`: a clock without a value is a tombstone."""
+    raw = _decode_values(values)
+    return {
+        key: (Clock(at, message_id), bytes(raw[key]) if key in raw else TOMBSTONE)
+        for key, (at, message_id) in _decode_clocks(clocks).items()
+    }
+
+
+def encode_traits(traits: Traits) -> tuple[bytes, bytes]:
+    """Write a pair of `traits` (without tombstones) and `trait_clocks`."""
+    values = {key: msgspec.Raw(raw) for key, (_, raw) in traits.items() if raw != TOMBSTONE}
+    return _encode(values), _encode({key: clock for key, (clock, _) in traits.items()})
+
+
+def _identity_state(row: asyncpg.Record) -> IdentityState:
+    return IdentityState(
+        id=row["id"],
+        kind=row["kind"],
+        value=row["value"],
+        listed=row["listed"],
+        identified=row["identified"],
+        claim=None
+        if row["claimed_by"] is None
+        else (Clock(row["claimed_at"], row["claimed_message_id"]), row["claimed_by"]),
+        group=None
+        if row["group_id"] is None
+        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
+        traits=decode_traits(row["traits"], row["trait_clocks"]),
+    )
+
+
+def _identity_row(state: IdentityState) -> tuple[Any, ...]:
+    claim, claimed_by = state.claim or (Clock(0, ""), None)
+    group, group_id = state.group or (Clock(0, ""), None)
+    return (
+        state.id,
+        state.listed,
+        state.identified,
+        claimed_by,
+        None if claimed_by is None else claim.at,
+        None if claimed_by is None else claim.message_id,
+        group_id,
+        None if group_id is None else group.at,
+        None if group_id is None else group.message_id,
+        *encode_traits(state.traits),
+    )
+
+
+def _user_state(row: asyncpg.Record) -> UserState:
+    return UserState(
+        id=row["id"],
+        name=row["user_id"],
+        identities_count=row["identities_count"],
+        identified=row["identified"],
+        group=None
+        if row["group_id"] is None
+        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
+        merged=None
+        if row["merged_at"] is None
+        else Clock(row["merged_at"], row["merged_message_id"]),
+        traits=decode_traits(row["traits"], row["trait_clocks"]),
+    )
+
+
+def _user_row(state: UserState) -> tuple[Any, ...]:
+    group, group_id = state.group or (None, None)
+    return (
+        state.id,
+        state.name,
+        state.identities_count,
+        state.identified,
+        group_id,
+        None if group is None else group.at,
+        None if group is None else group.message_id,
+        None if state.merged is None else state.merged.at,
+        None if state.merged is None else state.merged.message_id,
+        *encode_traits(state.traits),
+    )
+
+
+def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    """Turn rows into the arrays that `unnest` takes."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _distinct(calls: Sequence[Call]) -> tuple[list[Call], int]:
+    """Keep the first delivery of each call; count the others."""
+    distinct: dict[tuple[int, bytes], Call] = {}
+    for call in calls:
+        distinct.setdefault((_week(call.clock.at), call.message_key), call)
+    return list(distinct.values()), len(calls) - len(distinct)
+
+
+def _mentions(calls: Iterable[Call]) -> list[Identity]:
+    """Every identity that the calls point at, carry, claim or name."""
+    wanted: dict[Identity, None] = {}
+    for call in calls:
+        wanted[call.identity] = None
+        if call.anonymous_id is not None:
+            wanted[Identity("anonymous", call.anonymous_id)] = None
+        if call.previous_id is not None:
+            wanted[Identity("user", call.previous_id)] = None
+            wanted[Identity("anonymous", call.previous_id)] = None
+        for contact in call.claims:
+            wanted[contact] = None
+    return list(wanted)
+
+
+def _week(at: int) -> int:
+    return (at - _FIRST_MONDAY_US) // _WEEK_US
+
+
+def _week_date(week: int) -> date:
+    return _FIRST_MONDAY + timedelta(weeks=week)
+
+
+def _record_timestamp(timestamp_ms: int) -> int | None:
+    # What Postgres can hold; a producer may have sent anything.
+    return timestamp_ms * 1000 if 0 <= timestamp_ms < _YEAR_10000_MS else None
+
+
+def _headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
+    """Headers as JSON pairs; values in base64, since they are bytes."""
+    return _encode(
+        [
+            (
+                name.replace("\x00", "\ufffd"),
+                None if value is None else base64.b64encode(value).decode(),
+            )
+            for name, value in headers
+        ]
+    )
+
+
+# SQLSTATE classes that pass: connection lost, read-only for now, login or database not there
+# (yet), transaction rolled back, out of resources, not available, shut down, disk trouble.
+_TRANSIENT_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
+# Data that Postgres refuses: retrying is useless, so the batch is bisected.
+_PERMANENT_CLASSES: Final = ("21", "22", "23", "54")
+
+
+def _translated(error: Exception) -> Exception:
+    """Say whose fault an error is: the world's, the data's, or (unchanged) our own."""
+    state = getattr(error, "sqlstate", None) or ""
+    # asyncpg raises ValueErrors of its own for what it cannot encode.
+    refused = isinstance(error, (asyncpg.DataError, ValueError))
+    if refused or state.startswith(_PERMANENT_CLASSES):
+        return PermanentSinkError(f"Postgres refuses the data: {state or type(error).__name__}")
+    if isinstance(error, asyncpg.PostgresError) and not state.startswith(_TRANSIENT_CLASSES):
+        return error
+    return TransientSinkError(f"Postgres cannot be used now: {state} {error!r}")
+
+
+async def prepare_connection(connection: Connection) -> None:
+    """Teach a connection our types: microseconds, raw JSON, 16 bytes.
+
+    jsonb in binary is a version byte and the text; anything else breaks COPY.
+    """
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        format="tuple",
+        encoder=lambda at: (at - _PG_EPOCH_US,),
+        decoder=lambda value: value[0] + _PG_EPOCH_US,
+    )
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=lambda raw: b"\x01" + raw,
+        decoder=lambda raw: bytes(raw[1:]),
+    )
+    await connection.set_type_codec(
+        "uuid", schema="pg_catalog", format="binary", encoder=bytes, decoder=bytes
+    )
+
+
+@asynccontextmanager
+async def open_sink(options: PostgresOptions) -> AsyncIterator[PostgresSink]:
+    """Open the pool that lanes write through.
+
+    Raises:
+        TransientSinkError: Postgres cannot be reached.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            options.dsn,
+            min_size=1,
+            max_size=options.connections_max,
+            timeout=options.connect_timeout_seconds,
+            command_timeout=options.statement_timeout_seconds,
+            init=prepare_connection,
+            server_settings={"timezone": "UTC", "application_name": "windsor"},
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise _translated(error) from error
+    try:
+        yield PostgresSink(pool, options)
+    finally:
+        pool.terminate()
+
+
+# The schema ---------------------------------------------------------------------------------
+
+
+class Migration(NamedTuple):
+    """One file of `schemas/migrations`."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def migrations() -> list[Migration]:
+    """Read the migrations that this version ships, oldest first."""
+    folder = resources.files("schemas") / "migrations"
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
+    )
+    return [
+        Migration(int(file.name.split("_", 1)[0]), file.name.removesuffix(".sql"), file.read_text())
+        for file in files
+    ]
+
+
+async def migrate(dsn: str) -> list[str]:
+    """Bring the schema to this version's; forward only, one at a time across processes.
+
+    Returns:
+        The names of the migrations applied now.
+
+    Raises:
+        SchemaError: The database has migrations that this version does not know.
+        TransientSinkError: Postgres cannot be reached.
+    """
+    applied: list[str] = []
+    async with _plain_connection(dsn) as connection:
+        await connection.execute("SELECT pg_advisory_lock(hashtext('windsor.migrations'))")
+        await connection.execute(
+            "CREATE SCHEMA IF NOT EXISTS windsor_private;"
+            "CREATE TABLE IF NOT EXISTS windsor_private.migrations ("
+            " version integer PRIMARY KEY, name text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        done = await _applied_version(connection)
+        _refuse_newer(done)
+        for migration in migrations():
+            if migration.version > done:
+                async with connection.transaction():
+                    await connection.execute(migration.sql)
+                    await connection.execute(
+                        "INSERT INTO windsor_private.migrations (version, name) VALUES ($1, $2)",
+                        migration.version,
+                        migration.name,
+                    )
+                applied.append(migration.name)
+    return applied
+
+
+async def check_schema(dsn: str) -> None:
+    """Make sure that the database's schema is this version's.
+
+    Raises:
+        SchemaError: It is older or newer.
+        TransientSinkError: Postgres cannot be reached.
+    """
+    async with _plain_connection(dsn) as connection:
+        done = await _applied_version(connection)
+    _refuse_newer(done)
+    newest = migrations()[-1].version
+    if done < newest:
+        raise SchemaError(
+            f"the database's schema is version {done}, this worker needs {newest}:"
+            " run `windsor migrate` first"
+        )
+
+
+async def _applied_version(connection: Connection) -> int:
+    if await connection.fetchval("SELECT to_regclass('windsor_private.migrations')") is None:
+        return 0
+    version = await connection.fetchval(
+        "SELECT coalesce(max(version), 0) FROM windsor_private.migrations"
+    )
+    return int(version)
+
+
+def _refuse_newer(done: int) -> None:
+    newest = migrations()[-1].version
+    if done > newest:
+        raise SchemaError(
+            f"the database's schema is version {done}, this worker knows {newest}:"
+            " run the newer windsor"
+        )
+
+
+@asynccontextmanager
+async def _plain_connection(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=10, server_settings={"timezone": "UTC", "application_name": "windsor"}
+        )
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=5)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise _translated(error) from error

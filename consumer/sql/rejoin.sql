@@ -1,0 +1,2 @@
+-- name: rejoin_users
+SELECT 1 WHERE $1::bigint[] IS NULL

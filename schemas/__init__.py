@@ -1,0 +1,1 @@
+"""What crosses a boundary: the Segment calls, the event catalogue, the database schema."""
