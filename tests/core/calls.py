@@ -1,0 +1,47 @@
+"""Calls made by hand, for tests that start behind the decoder."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from consumer.core.call import Call, CallType, Clock, Identity
+
+# 2026-10-05T00:00:00Z, a Monday.
+START_US = 1_791_158_400_000_000
+
+
+class HandRecord(NamedTuple):
+    """A Kafka record made by hand."""
+
+    offset: int = 0
+    topic: str = "calls"
+    partition: int = 0
+    timestamp: int = START_US // 1000
+    key: bytes | None = None
+    value: bytes | None = b"{}"
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+def call(type_: CallType, at: int, message_id: str = "", **fields: Any) -> Call:  # noqa: ANN401 - a Call's own fields
+    """Make a call `at` seconds after the start.
+
+    Its identity is its user id, else its anonymous id, else `contact`, an `Identity`.
+    """
+    contact = fields.pop("contact", None)
+    message_id = message_id or f"{type_}-{at}"
+    if fields.get("user_id"):
+        identity = Identity("user", fields["user_id"])
+    elif fields.get("anonymous_id"):
+        identity = Identity("anonymous", fields["anonymous_id"])
+    else:
+        identity = contact
+    return Call(
+        type=type_,
+        clock=Clock(START_US + at * 1_000_000, message_id),
+        message_key=hashlib.blake2b(message_id.encode(), digest_size=16).digest(),
+        identity=identity,
+        record=fields.pop("record", HandRecord(at)),
+        position=0,
+        received_at=START_US + at * 1_000_000,
+        **fields,
+    )

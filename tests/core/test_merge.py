@@ -1,0 +1,170 @@
+"""Claims and aliases move identities between users; names follow the clock."""
+
+from itertools import permutations
+
+import pytest
+
+from consumer.core.call import Clock
+from consumer.core.fold import Delta, Traits
+from consumer.core.merge import (
+    AliasRow,
+    IdentityState,
+    NamedAlias,
+    UserState,
+    apply_delta,
+    claim_wins,
+    regroup,
+    replay_names,
+)
+
+
+def at(second: int, message_id: str = "m") -> Clock:
+    return Clock(second, message_id)
+
+
+def identity(
+    id_: int, kind: str = "user", claimed_by: int | None = None, **more: object
+) -> IdentityState:
+    fields = {
+        "listed": True, "identified": False, "group": None, "traits": {},
+        "claim": (at(1), id_ if claimed_by is None else claimed_by),
+    }  # fmt: skip
+    return IdentityState(id=id_, kind=kind, value=f"id-{id_}", **{**fields, **more})  # type: ignore[arg-type]
+
+
+def user(id_: int, count: int = 1, merged: Clock | None = None, **more: object) -> UserState:
+    return UserState(id_, f"id-{id_}", count, merged=merged, **more)  # type: ignore[arg-type]
+
+
+def test_first_user_and_its_visitor_make_one_user() -> None:
+    traits: Traits = {"plan": (at(1), b"1")}
+    visitor = identity(2, "anonymous", claimed_by=1, traits=traits, identified=True)
+
+    after = regroup([], {}, [visitor, identity(1, identified=True)], [])
+
+    assert after.changed == [user(1, 2, identified=True, traits=traits)]
+    assert (after.moved, after.merged, after.merges) == ({1: 1, 2: 1}, {}, 0)
+
+
+def test_identify_of_a_claimed_visitor_does_not_identify_its_user() -> None:
+    visitor = identity(2, "anonymous", claimed_by=1, identified=True)
+
+    after = regroup([user(1)], {1: 1}, [visitor], [])
+
+    assert after.changed == [user(1, 2)]
+
+
+def test_alias_keeps_the_larger_row_and_the_name_of_its_user() -> None:
+    after = regroup([user(1, 5), user(2)], {1: 1, 2: 2}, [], [AliasRow(at(9), 1, 2)])
+
+    assert after.changed == [UserState(1, "id-2", 6, merged=at(9))]
+    assert (after.merged, after.rename, after.merges) == ({2: 1}, frozenset(), 1)
+
+
+def test_chain_in_one_batch_is_applied_in_clock_order() -> None:
+    members = {n: n for n in range(1, 5)}
+    aliases = [AliasRow(at(3), 3, 4), AliasRow(at(1), 1, 2), AliasRow(at(2), 2, 3)]
+
+    after = regroup([user(n) for n in members], members, [], aliases)
+
+    (merged,) = after.changed
+    assert (merged.name, merged.identities_count) == ("id-4", 4)
+    assert set(after.merged) == set(members) - {merged.id}
+    assert after.merges == 3
+
+
+def test_alias_of_one_user_changes_nothing() -> None:
+    after = regroup([user(1, 2, at(5))], {1: 1, 2: 1}, [], [AliasRow(at(9), 1, 2)])
+
+    assert (after.changed, after.rename, after.merges) == ([], frozenset(), 0)
+
+
+@pytest.mark.parametrize("members", [{1: 1, 2: 2}, {1: 1, 2: 1}])
+def test_late_alias_asks_for_a_replay_of_names(members: dict[int, int]) -> None:
+    users = [user(n, 2, at(50)) for n in set(members.values())]
+
+    after = regroup(users, members, [], [AliasRow(at(9), 1, 2)])
+
+    assert len(after.rename) == 1
+
+
+def test_earlier_claim_moves_a_visitor_and_rejoins_the_user_it_left() -> None:
+    traits: Traits = {"plan": (at(4), b"1")}
+    visitor = identity(3, "anonymous", claimed_by=2, traits=traits)
+
+    after = regroup([user(1, 2, traits=dict(traits)), user(2)], {1: 1, 2: 2, 3: 1}, [visitor], [])
+
+    assert after.changed == [user(1, 1, traits=traits), user(2, 2, traits=traits)]
+    assert (after.moved, after.rejoin) == ({3: 2}, frozenset({1}))
+
+
+def test_visitor_moved_within_a_merged_user_stays() -> None:
+    visitor = identity(3, "anonymous", claimed_by=2)
+
+    after = regroup([user(1, 3)], {1: 1, 2: 1, 3: 1}, [visitor], [])
+
+    assert (after.changed, after.moved, after.rejoin) == ([], {}, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("kind", "clock", "standing", "wins"),
+    [
+        ("anonymous", at(5), None, True),
+        ("anonymous", at(5), at(6), True),
+        ("anonymous", at(5), at(5), False),
+        ("user", at(5, "a"), at(5, "b"), True),
+        ("email", at(5), at(6), False),
+        ("phone", at(7), at(6), True),
+        ("email", at(6), at(6), False),
+    ],
+)
+def test_claims_of_visitors_are_the_first_of_contacts_the_last(
+    kind: str, clock: Clock, standing: Clock | None, *, wins: bool
+) -> None:
+    assert claim_wins(kind, clock, standing) is wins  # type: ignore[arg-type]
+
+
+def test_delta_that_changes_nothing_is_not_written() -> None:
+    state = identity(1, group=(at(3), "g"), traits={"k": (at(3), b"1")}, identified=True)
+    older = Delta(
+        listed=True, identified=True, group=(at(2), "h"), traits={"k": (at(2), b"2")},
+        claim=(at(2), ("user", "id-1")),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    assert apply_delta(state, older, 1) is False
+
+
+def test_delta_joins_every_register() -> None:
+    state = identity(1, claim=None, listed=False)
+    newer = Delta(
+        listed=True, identified=True, group=(at(2), "h"), traits={"k": (at(2), b"2")},
+        claim=(at(2), ("user", "id-7")),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    assert apply_delta(state, newer, 7) is True
+    assert state == identity(
+        1, claim=(at(2), 7), group=(at(2), "h"), traits={"k": (at(2), b"2")}, identified=True
+    )
+
+
+def test_names_replay_as_the_log_says() -> None:
+    # a -> b names b; c -> a joins them and takes the name of a's user, which is b.
+    aliases = [
+        NamedAlias(at(1), "a", "b"),
+        NamedAlias(at(2), "c", "a"),
+        NamedAlias(at(3), "b", "c"),
+    ]
+
+    for order in permutations(aliases):
+        assert replay_names(order) == ("b", at(2))
+
+
+def test_names_of_a_long_chain_replay() -> None:
+    aliases = [NamedAlias(at(n), f"u{n}", f"u{n + 1}") for n in range(2_000)]
+
+    assert replay_names(reversed(aliases)) == ("u2000", at(1_999))
+
+
+def test_names_need_an_alias() -> None:
+    with pytest.raises(ValueError, match="no alias"):
+        replay_names([])
