@@ -25,7 +25,7 @@ def at(second: int, message_id: str = "m") -> Clock:
 def identity(
     id_: int, kind: str = "user", claimed_by: int | None = None, **more: object
 ) -> IdentityState:
-    fields = {
+    fields: dict[str, object] = {
         "listed": True, "identified": False, "group": None, "traits": {},
         "claim": (at(1), id_ if claimed_by is None else claimed_by),
     }  # fmt: skip

@@ -1,0 +1,220 @@
+"""The pipeline between in-memory ends: order, bounds, commits, failures, handover."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from consumer.errors import PermanentSinkError, SourceError, TransientSinkError
+from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
+from consumer.ports import Batch, TopicPartition
+from tests.fakes import CountingObserver, FakeSink, FakeSource, chunk, pipeline_of
+
+P0 = TopicPartition("calls", 0)
+P1 = TopicPartition("calls", 1)
+
+
+@asynccontextmanager
+async def running(pipeline: Pipeline, *partitions: TopicPartition) -> AsyncIterator[None]:
+    task = asyncio.create_task(pipeline.run())
+    await asyncio.sleep(0)
+    await pipeline.assigned(frozenset(partitions))
+    try:
+        yield
+    finally:
+        pipeline.stop()
+        await asyncio.wait_for(task, 5)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - any condition of a test
+            await asyncio.sleep(0.001)
+
+
+async def test_written_records_are_committed_and_the_rest_is_counted() -> None:
+    source, sink, observer = FakeSource(), FakeSink(), CountingObserver()
+    async with running(pipeline_of(source, sink, observer), P0):
+        source.chunks.append(chunk(5, b"jane", b"bad", None, b"joe"))
+        await until(lambda: source.committed == {P0: 9})
+
+    assert {call.user_id for call in sink.calls} == {"jane", "joe"}
+    assert [letter.reason for letter in sink.rejected] == ["malformed_json"]
+    assert observer.counts["tombstone"] == 1
+    assert source.stopped
+
+
+async def test_chunk_with_nothing_to_write_is_committed() -> None:
+    source = FakeSource()
+    async with running(pipeline_of(source, FakeSink()), P0):
+        source.chunks.append(chunk(0, None, None))
+        await until(lambda: source.committed == {P0: 2})
+
+
+async def test_nothing_is_committed_before_it_is_written() -> None:
+    source, sink = FakeSource(), FakeSink()
+    async with running(pipeline_of(source, sink), P0):
+        sink.gate.clear()
+        source.chunks.extend([chunk(0, b"jane"), chunk(1, b"joe", b"jack")])
+        await until(lambda: sink.writing > 0)
+        await asyncio.sleep(0.05)
+        assert source.commits == []
+        sink.gate.set()
+        await until(lambda: source.committed == {P0: 3})
+
+
+async def test_one_users_calls_stay_in_order_and_a_lane_writes_one_batch_at_a_time() -> None:
+    source, sink = FakeSource(), FakeSink()
+    options = PipelineOptions(lanes=3)
+    async with running(pipeline_of(source, sink, options=options), P0):
+        for first in range(0, 300, 3):
+            source.chunks.append(chunk(first, b"jane", b"joe", b"jack"))
+        await until(lambda: source.committed == {P0: 300})
+
+    assert sink.writing_max <= 3
+    for user in ("jane", "joe", "jack"):
+        offsets = [call.record.offset for call in sink.calls if call.user_id == user]
+        assert offsets == sorted(offsets)
+        assert len(offsets) == 100
+
+
+async def test_lanes_are_bounded_and_a_long_wait_pauses_but_polls_on() -> None:
+    source, sink, observer = FakeSource(), FakeSink(), CountingObserver()
+    options = PipelineOptions(lanes=1, lane_calls_max=10, pause_after_seconds=0.01)
+    pipeline = pipeline_of(source, sink, observer, options)
+    async with running(pipeline, P0):
+        sink.gate.clear()
+        source.chunks.extend(chunk(first, *[b"jane"] * 5) for first in range(0, 200, 5))
+        await until(lambda: source.paused)
+        before = pipeline.progressed_at
+        await until(lambda: pipeline.progressed_at > before)
+        sink.gate.set()
+        await until(lambda: source.committed == {P0: 200})
+
+    assert observer.counts["lane_0_max"] < 10 + 5
+    assert source.pauses >= 1
+    assert not source.paused
+
+
+async def test_outage_is_waited_for_and_loses_nothing() -> None:
+    failures = iter([TransientSinkError("away")] * 5)
+
+    def refuse(_: Batch) -> None:
+        for failure in failures:
+            raise failure
+
+    source, sink, observer = FakeSource(), FakeSink(refuse), CountingObserver()
+    pipeline = pipeline_of(source, sink, observer)
+    async with running(pipeline, P0):
+        source.chunks.append(chunk(0, b"jane", b"joe"))
+        await until(lambda: source.committed == {P0: 2})
+        assert ready_reason(pipeline) is None
+
+    assert len(sink.calls) == 2
+    assert sink.rejected == []
+    assert observer.counts["retried_transient"] == 5
+
+
+async def test_refused_call_alone_becomes_a_dead_letter() -> None:
+    def refuse(batch: Batch) -> None:
+        if any(call.user_id == "poison" for call in batch.calls):
+            raise PermanentSinkError("Postgres refuses the data: 22P05")
+
+    source, sink = FakeSource(), FakeSink(refuse)
+    async with running(pipeline_of(source, sink, options=PipelineOptions(lanes=1)), P0):
+        users = [b"jane", b"joe", b"poison", b"jack", b"bad"]
+        source.chunks.append(chunk(0, *users))
+        await until(lambda: source.committed == {P0: 5})
+
+    assert {call.user_id for call in sink.calls} == {"jane", "joe", "jack"}
+    assert {(letter.record.offset, letter.reason) for letter in sink.rejected} == {
+        (2, "rejected_by_database"),
+        (4, "malformed_json"),
+    }
+
+
+async def test_database_that_refuses_a_dead_letter_stops_the_worker() -> None:
+    def refuse(_: Batch) -> None:
+        raise PermanentSinkError("broken")
+
+    source = FakeSource()
+    pipeline = pipeline_of(source, FakeSink(refuse))
+    task = asyncio.create_task(pipeline.run())
+    await asyncio.sleep(0)
+    await pipeline.assigned(frozenset({P0}))
+    source.chunks.append(chunk(0, b"bad"))
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(task, 5)
+    assert caught.group_contains(PermanentSinkError)
+    assert source.commits == []
+
+
+async def test_revoked_partition_is_drained_and_committed_before_the_handover() -> None:
+    source, sink = FakeSource(), FakeSink()
+    pipeline = pipeline_of(source, sink)
+    async with running(pipeline, P0, P1):
+        sink.gate.clear()
+        source.chunks.extend([chunk(0, b"jane"), chunk(7, b"joe", partition=1)])
+        await until(lambda: not source.chunks)
+        handover = asyncio.create_task(pipeline.revoked(frozenset({P0})))
+        await asyncio.sleep(0.02)
+        assert not handover.done()
+        sink.gate.set()
+        await handover
+        assert source.committed[P0] == 1
+        assert pipeline.assigned_partitions == {P1}
+
+
+async def test_handover_gives_up_at_its_deadline_and_abandons_what_waits() -> None:
+    source, sink = FakeSource(), FakeSink()
+    options = PipelineOptions(lanes=1, drain_timeout_seconds=0.05)
+    pipeline = pipeline_of(source, sink, options=options)
+    async with running(pipeline, P0):
+        sink.gate.clear()
+        source.chunks.append(chunk(0, b"jane"))
+        await until(lambda: sink.writing == 1)
+        source.chunks.append(chunk(1, b"joe"))
+        await until(lambda: not source.chunks)
+        await asyncio.sleep(0.01)
+        await pipeline.revoked(frozenset({P0}))
+        await pipeline.assigned(frozenset({P0}))
+        sink.gate.set()
+        # The next owner, here ourselves, starts from the committed offset.
+        source.chunks.append(chunk(0, b"jane", b"joe"))
+        await until(lambda: source.committed.get(P0) == 2)
+
+    assert [call.user_id for call in sink.calls] == ["jane", "jane", "joe"]
+
+
+async def test_chunk_of_a_partition_that_is_no_longer_ours_is_dropped() -> None:
+    source, sink = FakeSource(), FakeSink()
+    async with running(pipeline_of(source, sink), P0):
+        source.chunks.extend([chunk(0, b"joe", partition=1), chunk(0, b"jane")])
+        await until(lambda: source.committed == {P0: 1})
+
+    assert [call.user_id for call in sink.calls] == ["jane"]
+
+
+async def test_stop_drains_what_was_polled() -> None:
+    source, sink = FakeSource(), FakeSink()
+    pipeline = pipeline_of(source, sink)
+    async with running(pipeline, P0):
+        sink.gate.clear()
+        source.chunks.append(chunk(0, b"jane", b"joe"))
+        await until(lambda: sink.writing > 0)
+        pipeline.stop()
+        asyncio.get_running_loop().call_later(0.02, sink.gate.set)
+
+    assert source.committed == {P0: 2}
+    assert len(sink.calls) == 2
+
+
+async def test_source_that_fails_ends_the_run_with_its_error() -> None:
+    source = FakeSource()
+    source.failure = SourceError("committed offset out of range")
+
+    with pytest.raises(SourceError, match="out of range"):
+        await pipeline_of(source, FakeSink()).run()
+    assert source.stopped
