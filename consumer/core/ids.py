@@ -1,0 +1,83 @@
+"""Ids: strings or integers, trimmed, of bounded length, and never a junk id by mistake.
+
+Source: the contract, section 1.1 (ids).
+"""
+
+from typing import Final
+
+ID_CHARS_MAX: Final = 512
+
+BLOCKED_IDS: Final = frozenset(
+    {
+        "null",
+        "undefined",
+        "none",
+        "nil",
+        "nan",
+        "0",
+        "-1",
+        "true",
+        "false",
+        "anonymous",
+        "guest",
+        "[object object]",
+    }
+)
+"""What SDKs send by mistake, in lower case; ids of zeros and hyphens are blocked besides."""
+
+
+class IdError(ValueError):
+    """An id that cannot be used; `reason` is the dead letter's."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def normalised_id(value: object, field: str, chars_max: int, *, trim: bool = True) -> str | None:
+    """Read an id.
+
+    Args:
+        value: What was decoded from JSON; None where absent.
+        field: Its name, for the detail.
+        chars_max: The longest that is accepted, in characters after trimming.
+        trim: Message ids are kept as sent.
+
+    Returns:
+        The id, None where it is absent or empty.
+
+    Raises:
+        IdError: It is of another type, too long, or holds NUL.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        text = value.strip() if trim else value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 10**chars_max:
+            raise IdError("id_too_long", f"{field}: longer than {chars_max} characters")
+        text = str(value)
+    else:
+        raise IdError("invalid_field", f"{field}: {_json_type(value)}, must be a string or integer")
+    if not text:
+        return None
+    if len(text) > chars_max:
+        raise IdError("id_too_long", f"{field}: {len(text)} characters, at most {chars_max}")
+    if "\x00" in text:
+        raise IdError("invalid_field", f"{field}: holds a NUL character")
+    return text
+
+
+def is_blocked(text: str, blocked: frozenset[str]) -> bool:
+    """Tell whether an id is one that names nobody."""
+    # Only short or zero-like ids can be junk; most ids are neither.
+    return text.lower() in blocked or (text[0] in "0-" and not text.strip("0-") and "0" in text)
+
+
+def _json_type(value: object) -> str:
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, float):
+        return "a fraction"
+    return "an array" if isinstance(value, list) else "an object"
