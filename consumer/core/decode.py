@@ -300,9 +300,11 @@ class Decoder:
         )
         junk = None
         if anonymous is not None and is_blocked(anonymous, blocked):
-            anonymous, junk = None, f"anonymousId: {anonymous[:32]!r} names nobody"
+            junk = f"anonymousId: {anonymous[:32]!r} names nobody"
+            anonymous = None
         if user is not None and is_blocked(user, blocked):
-            user, junk = None, f"userId: {user[:32]!r} names nobody"
+            junk = f"userId: {user[:32]!r} names nobody"
+            user = None
         group = previous = None
         if call_type == "group":
             group = normalised_id(_either(wire.group_id, wire.group_id_snake), "groupId", chars_max)

