@@ -156,6 +156,8 @@ class Pipeline:
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._paused = False
+        self.started = False
+        """Whether the source has let us in."""
         self.progressed_at = time.monotonic()
         """Monotonic seconds of the poll loop's last turn, for the liveness probe."""
         self.sink_failing_since: float | None = None
@@ -169,8 +171,10 @@ class Pipeline:
         Raises:
             SourceError: Kafka cannot be consumed any more.
         """
-        await self._source.start(self)
         try:
+            await self._source.start(self)
+            self.progressed_at = time.monotonic()
+            self.started = True
             async with asyncio.TaskGroup() as tasks:
                 lanes = [tasks.create_task(self._write_lane(lane)) for lane in self._lanes]
                 committer = tasks.create_task(self._commit_watermarks())

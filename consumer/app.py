@@ -1,0 +1,212 @@
+"""The composition root: settings become a running worker."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from consumer.core.decode import Decoder, DecodeRules
+from consumer.core.policy import BatchLimits, RetryPolicy
+from consumer.errors import TransientSinkError
+from consumer.health import health_app, serving
+from consumer.kafka import KafkaOptions, KafkaSource
+from consumer.metrics import Metrics
+from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
+from consumer.postgres import PostgresOptions, PostgresSink, check_schema, open_sink
+from consumer.settings import Settings, require
+
+log = structlog.get_logger()
+
+_LAG_INTERVAL_SECONDS = 5.0
+# Three turns of the lag loop: a loop that stands still for longer is stuck.
+_PROGRESS_SECONDS_MAX = 60.0
+
+
+def kafka_options(settings: Settings) -> KafkaOptions:
+    """The part of the settings that Kafka's edge needs."""
+    return KafkaOptions(
+        bootstrap_servers=settings.kafka_bootstrap_servers or "",
+        topics=settings.kafka_topics,
+        group_id=settings.kafka_group_id,
+        security_protocol=settings.kafka_security_protocol,
+        sasl_mechanism=settings.kafka_sasl_mechanism,
+        sasl_username=settings.kafka_sasl_username,
+        sasl_password=settings.kafka_sasl_password,
+        ssl_cafile=settings.kafka_ssl_cafile,
+        ssl_certfile=settings.kafka_ssl_certfile,
+        ssl_keyfile=settings.kafka_ssl_keyfile,
+        ssl_key_password=settings.kafka_ssl_key_password,
+        earliest_when_out_of_range=settings.kafka_offset_out_of_range == "earliest",
+    )
+
+
+def postgres_options(settings: Settings) -> PostgresOptions:
+    """The part of the settings that the Postgres edge needs."""
+    return PostgresOptions(
+        dsn=settings.database_url or "",
+        # One a lane, and one for the probes.
+        connections_max=settings.lanes + 1,
+        connect_timeout_seconds=settings.database_connect_timeout_seconds,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+    )
+
+
+def pipeline_options(settings: Settings) -> PipelineOptions:
+    """The part of the settings that the pipeline needs."""
+    return PipelineOptions(
+        lanes=settings.lanes,
+        limits=BatchLimits(settings.batch_calls_max, settings.batch_bytes_max),
+        lane_calls_max=settings.lane_calls_max,
+        poll_records_max=settings.poll_records_max,
+        retry=RetryPolicy(settings.retry_initial_seconds, 2.0, settings.retry_seconds_max),
+        drain_timeout_seconds=settings.drain_timeout_seconds,
+        retention_days=settings.retention_days,
+    )
+
+
+def decode_rules(settings: Settings) -> DecodeRules:
+    """The part of the settings that decoding needs."""
+    return DecodeRules(
+        blocked_ids=settings.blocked_ids_set,
+        phone_region=settings.phone_region,
+        record_bytes_max=settings.record_bytes_max,
+        call_bytes_max=settings.call_bytes_max,
+        depth_max=settings.depth_max,
+        id_chars_max=settings.id_chars_max,
+    )
+
+
+async def consume(
+    settings: Settings,
+    stop: asyncio.Event | None = None,
+    started: Callable[[int], None] | None = None,
+) -> None:
+    """Run the worker until SIGTERM, SIGINT or `stop`, then drain.
+
+    Args:
+        settings: With Kafka and the database given.
+        stop: Set to end the worker from within.
+        started: Told the HTTP port once it listens.
+
+    Raises:
+        ConfigError: A setting is missing.
+        SchemaError: The database has another version's schema.
+        SourceError: Kafka cannot be consumed any more.
+    """
+    require(settings, "kafka_bootstrap_servers", "database_url")
+    stop = stop or asyncio.Event()
+    _stop_on_signals(stop)
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    metrics = Metrics(registry)
+    worker = _Worker(settings, metrics)
+    app = health_app(registry, worker.healthy, worker.ready)
+    async with serving(app, settings.http_host, settings.http_port) as port:
+        log.info("worker.started", http_port=port, topics=settings.kafka_topics)
+        if started is not None:
+            started(port)
+        await worker.run(stop)
+    log.info("worker.stopped")
+
+
+class _Worker:
+    """One worker's life: wait for the database, consume, drain."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._pipeline: Pipeline | None = None
+        self._sink: PostgresSink | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        options = postgres_options(self._settings)
+        if not await self._wait_for_database(options, stop):
+            return
+        async with open_sink(options) as sink:
+            source = KafkaSource(kafka_options(self._settings), self._metrics)
+            pipeline = Pipeline(
+                source,
+                sink,
+                Decoder(decode_rules(self._settings)),
+                self._metrics,
+                pipeline_options(self._settings),
+            )
+            self._sink, self._pipeline = sink, pipeline
+            consuming = asyncio.create_task(pipeline.run())
+            measuring = asyncio.create_task(self._measure(source, pipeline, sink))
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait((consuming, stopping), return_when=asyncio.FIRST_COMPLETED)
+                pipeline.stop()
+                if not pipeline.started:
+                    # Still waiting for a broker: there is nothing to drain.
+                    consuming.cancel()
+                with suppress(asyncio.CancelledError):
+                    await consuming
+            finally:
+                for task in (measuring, stopping):
+                    task.cancel()
+
+    async def healthy(self) -> str | None:
+        """Why the loop makes no progress, None while it does."""
+        pipeline = self._pipeline
+        if pipeline is None or not pipeline.started:
+            return None
+        stuck = time.monotonic() - pipeline.progressed_at
+        return f"no progress for {stuck:.0f} s" if stuck > _PROGRESS_SECONDS_MAX else None
+
+    async def ready(self) -> str | None:
+        """Why the worker is not ready: no group yet, or no database."""
+        pipeline, sink = self._pipeline, self._sink
+        if pipeline is None or sink is None:
+            return "waiting for the database"
+        if not pipeline.started:
+            return "waiting for Kafka"
+        if (reason := ready_reason(pipeline)) is not None:
+            return reason
+        try:
+            await sink.ping()
+        except TransientSinkError as error:
+            return str(error)
+        return None
+
+    async def _wait_for_database(self, options: PostgresOptions, stop: asyncio.Event) -> bool:
+        """Wait, with backoff, until the database answers; False if told to stop before."""
+        retry = pipeline_options(self._settings).retry
+        attempt = 0
+        while not stop.is_set():
+            try:
+                await check_schema(options.dsn)
+            except TransientSinkError as error:
+                attempt += 1
+                self._metrics.write_retried("connect")
+                wait = retry.wait_seconds(attempt, 1.0)
+                log.warning("database.unreachable", error=str(error), wait_seconds=wait)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), wait)
+            else:
+                return True
+        return False
+
+    async def _measure(self, source: KafkaSource, pipeline: Pipeline, sink: PostgresSink) -> None:
+        while True:
+            await asyncio.sleep(_LAG_INTERVAL_SECONDS)
+            self._metrics.set_pool(sink.pool.get_size(), sink.pool.get_idle_size())
+            if pipeline.started:
+                ends = await source.end_offsets()
+                self._metrics.set_lag(ends, pipeline.committed_offsets, time.time())
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Not on Windows, and not beside the main thread: then Ctrl-C raises as usual.
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop.set)

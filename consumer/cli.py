@@ -1,0 +1,113 @@
+"""The `windsor` command. Errors are one line that says what to do; exit codes 0, 1, 2."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from consumer import app
+from consumer.errors import ConfigError, WindsorError
+from consumer.log import configure_logging
+from consumer.postgres import migrate
+from consumer.settings import Settings, load_settings, require
+from consumer.status import database_status
+from consumer.verify import verify_database
+
+OK, FAILED, MISUSED = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code is returned."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(os.environ)
+        configure_logging(settings.log_format, settings.log_level)
+        exit_code: int = options.command(settings, options)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"windsor: {line}", file=sys.stderr)
+        return MISUSED
+    except WindsorError as error:
+        print(f"windsor: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="windsor", description="Customer data in one place: Segment events to Postgres."
+    )
+    parser.add_argument("--version", action="version", version=version("windsor"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[..., int], help_: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=help_, description=help_)
+        found.set_defaults(command=command)
+        return found
+
+    add("run", _run, "everything on this machine: Kafka, Postgres, the worker and a story")
+    add("consume", _consume, "the worker: from Kafka to Postgres")
+    add("migrate", _migrate, "bring the database to this version's schema")
+    verify = add("verify", _verify, "recompute every projection from the stored calls and compare")
+    verify.add_argument("--repair", action="store_true", help="mend what differs")
+    add("status", _status, "schema, freshness and dead letters of the database")
+    add("check-config", _check_config, "read the settings and say what is wrong with them")
+    return parser
+
+
+def _run(settings: Settings, _: argparse.Namespace) -> int:
+    # An extra, so that the production image does without.
+    from demo.run import run_everything  # noqa: PLC0415
+
+    return _complete(run_everything(settings))
+
+
+def _consume(settings: Settings, _: argparse.Namespace) -> int:
+    _complete(app.consume(settings))
+    return OK
+
+
+def _migrate(settings: Settings, _: argparse.Namespace) -> int:
+    require(settings, "database_url")
+    applied = _complete(migrate(str(settings.database_url)))
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+    return OK
+
+
+def _verify(settings: Settings, options: argparse.Namespace) -> int:
+    require(settings, "database_url")
+    report = _complete(verify_database(str(settings.database_url), repair=options.repair))
+    print(report.text())
+    return OK if options.repair or not report.differences else FAILED
+
+
+def _status(settings: Settings, _: argparse.Namespace) -> int:
+    require(settings, "database_url")
+    answers = _complete(database_status(str(settings.database_url)))
+    for name, value in answers.items():
+        print(f"{name:22} {'-' if value is None else value}")
+    return OK
+
+
+def _check_config(settings: Settings, _: argparse.Namespace) -> int:
+    require(settings, "kafka_bootstrap_servers", "database_url")
+    print("the settings are complete")
+    return OK
+
+
+def _complete(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - the coroutine's own
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.run(coroutine)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

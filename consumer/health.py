@@ -1,0 +1,71 @@
+"""What a worker shows over HTTP: metrics and probes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from consumer.errors import ConfigError
+
+Probe = Callable[[], Awaitable[str | None]]
+"""Gives the reason why not, None if all is well."""
+
+
+def health_app(registry: CollectorRegistry, healthy: Probe, ready: Probe) -> Starlette:
+    """Make the app with `/metrics`, `/healthz` and `/readyz`."""
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    def answer(probe: Probe) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(_: Request) -> Response:
+            reason = await probe()
+            return PlainTextResponse(reason or "ok", status_code=503 if reason else 200)
+
+        return endpoint
+
+    return Starlette(
+        routes=[
+            Route("/metrics", metrics),
+            Route("/healthz", answer(healthy)),
+            Route("/readyz", answer(ready)),
+        ]
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers: the worker has its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
+    """Serve an app while inside; gives the port, a free one for port 0.
+
+    Raises:
+        ConfigError: The port is taken.
+    """
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, lifespan="off"
+    )
+    try:
+        listening = config.bind_socket()
+    except SystemExit as error:
+        raise ConfigError(f"WINDSOR_HTTP_PORT: {port} is taken, choose another") from error
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+        listening.close()

@@ -1,0 +1,339 @@
+"""Kafka: records in, committed offsets out. The only module that knows aiokafka.
+
+Four rules carry it:
+
+- We keep our own position of each partition. A failed `getmany` may have drained other
+  partitions and lost what it drained, so after any failure we seek back to our positions.
+- Offsets are committed explicitly, only for partitions that are assigned, and never by the
+  client on its own.
+- `getmany` is never cancelled: a cancelled one can disable the client's poll watchdog.
+- Each await on the broker has a deadline; a frozen broker must not keep us from leaving.
+
+Source: aiokafka 0.14; KafkaConsumer javadoc, "Offsets and Consumer Position".
+"""
+
+import asyncio
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import aiokafka
+import msgspec
+import structlog
+from aiokafka import errors as kafka_errors
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+
+from consumer.errors import SourceError
+from consumer.ports import AssignmentListener, Chunk, TopicPartition
+
+log = structlog.get_logger()
+
+# How long a poll waits for the first record; records end the wait at once.
+_POLL_WAIT_MS: Final = 200
+
+# A broker's checksum error may be the wire's; after so many in a row it is the disk's.
+_FAILURES_MAX: Final = 10
+
+
+class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach Kafka; times and sizes carry their unit in the name."""
+
+    bootstrap_servers: str
+    topics: str
+    """Comma-separated names, or a pattern that begins with `^`."""
+    group_id: str = "windsor"
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_key_password: str | None = None
+    earliest_when_out_of_range: bool = False
+    """Go on from the earliest offset when the committed one is gone, instead of stopping."""
+    # The session outlives a long transaction; the rebalance outlives a drain (20 s).
+    session_timeout_ms: int = 45_000
+    rebalance_timeout_ms: int = 60_000
+    max_poll_interval_ms: int = 300_000
+    partition_fetch_bytes_max: int = 1024 * 1024
+    fetch_bytes_max: int = 16 * 1024 * 1024
+    request_timeout_seconds: float = 10.0
+
+
+class SourceObserver(Protocol):
+    """What the source tells the metrics."""
+
+    def fetch_retried(self, reason: str) -> None:
+        """A fetch failed and is tried again."""
+
+    def rebalanced(self) -> None:
+        """The group assigned its partitions anew."""
+
+    def commit_failed(self) -> None:
+        """A commit failed; a later one covers it."""
+
+    def offset_reset(self) -> None:
+        """A partition went on from its earliest offset: records were lost to retention."""
+
+
+class KafkaSource:
+    """Consumes as a member of a group; implements `consumer.ports.Source`."""
+
+    def __init__(self, options: KafkaOptions, observer: SourceObserver) -> None:
+        self._options = options
+        self._observer = observer
+        self._positions: dict[TopicPartition, int] = {}
+        self._paused = False
+        self._failures = 0
+        self._failure: SourceError | None = None
+        self._consumer = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=options.bootstrap_servers,
+            group_id=options.group_id,
+            client_id="windsor",
+            enable_auto_commit=False,
+            # The default would skip what retention has overtaken, without a word.
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            # One assignor: two cost a JoinGroup more. No static membership: two members of one
+            # id would both believe that they own everything.
+            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            session_timeout_ms=options.session_timeout_ms,
+            rebalance_timeout_ms=options.rebalance_timeout_ms,
+            max_poll_interval_ms=options.max_poll_interval_ms,
+            max_partition_fetch_bytes=options.partition_fetch_bytes_max,
+            fetch_max_bytes=options.fetch_bytes_max,
+            fetch_max_wait_ms=100,
+            # New partitions, and new topics of a pattern, are met this soon.
+            metadata_max_age_ms=30_000,
+            **_security(options),
+        )
+
+    async def start(self, listener: AssignmentListener) -> None:
+        """See `consumer.ports.Source.start`; waits for as long as the broker is away."""
+        attempt = 0
+        while True:
+            try:
+                await self._consumer.start()
+                break
+            except kafka_errors.KafkaConnectionError as error:
+                attempt += 1
+                wait = min(0.5 * 2 ** min(attempt, 5), 10.0)
+                log.warning(
+                    "kafka.unreachable",
+                    bootstrap_servers=self._options.bootstrap_servers,
+                    error=str(error),
+                    wait_seconds=wait,
+                )
+                self._observer.fetch_retried("bootstrap")
+                await asyncio.sleep(wait)
+            except kafka_errors.KafkaError as error:
+                raise SourceError(f"Kafka refuses us: {error}: check WINDSOR_KAFKA_*") from error
+        topics = self._options.topics
+        names: dict[str, Any] = (
+            {"pattern": topics} if topics.startswith("^") else {"topics": _names(topics)}
+        )
+        self._consumer.subscribe(**names, listener=_Rebalances(self, listener))
+
+    async def poll(self, records_max: int) -> Sequence[Chunk]:
+        """See `consumer.ports.Source.poll`."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            fetched = await self._consumer.getmany(
+                timeout_ms=_POLL_WAIT_MS, max_records=records_max
+            )
+        except kafka_errors.OffsetOutOfRangeError as error:
+            await self._offsets_out_of_range(error)
+            return ()
+        except kafka_errors.TopicAuthorizationFailedError as error:
+            raise SourceError(f"no right to read the topics: {error}") from error
+        except kafka_errors.KafkaError as error:
+            await self._fetch_failed(error)
+            return ()
+        self._failures = 0
+        if not fetched and (self._paused or not self._consumer.assignment()):
+            # With nothing to fetch from, getmany may return at once.
+            await asyncio.sleep(_POLL_WAIT_MS / 1000 / 10)
+        return [chunk for tp, records in fetched.items() for chunk in self._delivered(tp, records)]
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """See `consumer.ports.Source.commit`."""
+        ours = {
+            aiokafka.TopicPartition(*partition): offset
+            for partition, offset in offsets.items()
+            if partition in self._positions
+        }
+        if not ours:
+            return
+        try:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                await self._consumer.commit(ours)
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            self._observer.commit_failed()
+            log.warning("offsets.commit_failed", error=str(error) or type(error).__name__)
+
+    def pause(self) -> None:
+        """See `consumer.ports.Source.pause`."""
+        self._paused = True
+        self._consumer.pause(*self._consumer.assignment())
+
+    def resume(self) -> None:
+        """See `consumer.ports.Source.resume`."""
+        self._paused = False
+        self._consumer.resume(*self._consumer.paused())
+
+    async def stop(self) -> None:
+        """See `consumer.ports.Source.stop`."""
+        try:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                await self._consumer.stop()
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            log.warning("kafka.left_without_goodbye", error=str(error) or type(error).__name__)
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """The broker's own end of each assigned partition, for the lag.
+
+        The client's high watermark goes stale while a partition is paused.
+        """
+        assigned = self._consumer.assignment()
+        if not assigned:
+            return {}
+        try:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                ends = await self._consumer.end_offsets(assigned)
+        except (kafka_errors.KafkaError, TimeoutError):
+            return {}
+        return {TopicPartition(tp.topic, tp.partition): offset for tp, offset in ends.items()}
+
+    # Positions --------------------------------------------------------------------------
+
+    def _delivered(self, tp: Any, records: Sequence[Any]) -> Sequence[Chunk]:  # noqa: ANN401 - aiokafka's
+        partition = TopicPartition(tp.topic, tp.partition)
+        position = self._positions.get(partition)
+        if position is None:
+            # Taken away while we were fetching.
+            return ()
+        # Gaps are normal (compaction, transaction markers); going back is not.
+        fresh = [record for record in records if record.offset >= position]
+        if not fresh:
+            return ()
+        self._positions[partition] = fresh[-1].offset + 1
+        return (Chunk(partition, fresh),)
+
+    async def _fetch_failed(self, error: kafka_errors.KafkaError) -> None:
+        """Go back to our own positions: what was drained with the failure comes again."""
+        self._failures += 1
+        self._observer.fetch_retried(type(error).__name__)
+        log.warning("fetch.failed", error=str(error), failures=self._failures)
+        retriable = error.retriable or isinstance(error, kafka_errors.CorruptRecordException)
+        if not retriable or self._failures > _FAILURES_MAX:
+            raise SourceError(
+                f"Kafka's records cannot be read: {error}: look at the broker's log"
+            ) from error
+        self._seek_back()
+        await asyncio.sleep(min(0.1 * 2**self._failures, 5.0))
+
+    def _seek_back(self) -> None:
+        assigned = self._consumer.assignment()
+        for partition, offset in self._positions.items():
+            tp = aiokafka.TopicPartition(*partition)
+            if tp in assigned:
+                self._consumer.seek(tp, offset)
+
+    async def _offsets_out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> None:
+        """Retention has overtaken us: stop, or go on from the earliest, but say so."""
+        partitions = list(error.args[0]) if error.args else []
+        if not self._options.earliest_when_out_of_range:
+            raise SourceError(
+                f"the topic's retention has overtaken the worker in {sorted(partitions)}: records"
+                " are lost; set WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest to go on with the rest"
+            ) from error
+        self._seek_back()
+        await self._go_to_beginning(partitions)
+        for tp in partitions:
+            self._observer.offset_reset()
+            log.warning("offset.reset", topic=tp.topic, partition=tp.partition)
+
+    async def _go_to_beginning(self, partitions: Sequence[Any]) -> None:
+        async with asyncio.timeout(self._options.request_timeout_seconds):
+            earliest = await self._consumer.beginning_offsets(partitions)
+        for tp, offset in earliest.items():
+            self._consumer.seek(tp, offset)
+            self._positions[TopicPartition(tp.topic, tp.partition)] = offset
+
+    # Assignments ------------------------------------------------------------------------
+
+    async def take(self, assigned: set[Any], listener: AssignmentListener) -> None:
+        """Start partitions from their committed offset, or explicitly from the first."""
+        self._observer.rebalanced()
+        fresh = []
+        for tp in assigned:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                committed = await self._consumer.committed(tp)
+            if committed is None:
+                fresh.append(tp)
+            else:
+                self._consumer.seek(tp, committed)
+                self._positions[TopicPartition(tp.topic, tp.partition)] = committed
+        if fresh:
+            await self._go_to_beginning(fresh)
+        if self._paused:
+            self._consumer.pause(*assigned)
+        await listener.assigned(frozenset(TopicPartition(*tp) for tp in assigned))
+
+    async def give(self, revoked: set[Any], listener: AssignmentListener) -> None:
+        """Let the pipeline drain and commit, then forget the partitions."""
+        partitions = frozenset(TopicPartition(*tp) for tp in revoked)
+        await listener.revoked(partitions)
+        for partition in partitions:
+            self._positions.pop(partition, None)
+
+    def fail(self, error: Exception) -> None:
+        """Make the next poll raise: aiokafka only logs what its callbacks raise."""
+        self._failure = SourceError(f"the assignment of partitions failed: {error!r}: start again")
+
+
+class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Hands aiokafka's callbacks on; what they raise must not be lost."""
+
+    def __init__(self, source: KafkaSource, listener: AssignmentListener) -> None:
+        self._source = source
+        self._listener = listener
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        try:
+            await self._source.give(revoked, self._listener)
+        except Exception as error:
+            self._source.fail(error)
+            raise
+
+    async def on_partitions_assigned(self, assigned: set[Any]) -> None:
+        try:
+            await self._source.take(assigned, self._listener)
+        except Exception as error:
+            self._source.fail(error)
+            raise
+
+
+def _names(topics: str) -> list[str]:
+    return [name.strip() for name in topics.split(",") if name.strip()]
+
+
+def _security(options: KafkaOptions) -> dict[str, Any]:
+    settings: dict[str, Any] = {"security_protocol": options.security_protocol}
+    if options.security_protocol.startswith("SASL"):
+        settings |= {
+            "sasl_mechanism": options.sasl_mechanism,
+            "sasl_plain_username": options.sasl_username,
+            "sasl_plain_password": options.sasl_password,
+        }
+    if options.security_protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=options.ssl_cafile)
+        if options.ssl_certfile is not None:
+            context.load_cert_chain(
+                options.ssl_certfile, options.ssl_keyfile, options.ssl_key_password
+            )
+        settings["ssl_context"] = context
+    return settings

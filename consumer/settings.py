@@ -1,0 +1,142 @@
+"""Settings: environment variables `WINDSOR_*`, read once into one frozen value.
+
+Unknown and misspelled names are refused, and all errors are told at once. Every variable may
+be given as `NAME_FILE`, the path of a file that holds it, as mounted secrets are.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from consumer.core.ids import BLOCKED_IDS
+from consumer.errors import ConfigError
+
+_PREFIX: Final = "WINDSOR_"
+# Read by the test suite, and by the dashboard; not ours, but no mistake either.
+_OTHERS: Final = ("WINDSOR_TEST_",)
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Secret(str):
+    """A text that is never printed by accident."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREFIX + f.upper()):
+    """All settings; `docs/settings.md` explains each."""
+
+    kafka_bootstrap_servers: str | None = None
+    kafka_topics: str = "segment-events"
+    kafka_group_id: str = "windsor"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: str | None = None
+    kafka_ssl_cafile: str | None = None
+    kafka_ssl_certfile: str | None = None
+    kafka_ssl_keyfile: str | None = None
+    kafka_ssl_key_password: str | None = None
+    kafka_offset_out_of_range: Literal["stop", "earliest"] = "stop"
+    database_url: str | None = None
+    database_connect_timeout_seconds: Seconds = 10.0
+    database_statement_timeout_seconds: Seconds = 60.0
+    lanes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    batch_calls_max: Count = 5_000
+    batch_bytes_max: Count = 8 * 1024 * 1024
+    lane_calls_max: Count = 10_000
+    poll_records_max: Count = 2_000
+    drain_timeout_seconds: Seconds = 20.0
+    retry_initial_seconds: Seconds = 0.1
+    retry_seconds_max: Seconds = 5.0
+    retention_days: Count | None = None
+    phone_region: Annotated[str, msgspec.Meta(pattern="^[A-Z]{2}$")] | None = None
+    blocked_ids: str | None = None
+    record_bytes_max: Count = 1024 * 1024
+    call_bytes_max: Count = 512 * 1024
+    depth_max: Annotated[int, msgspec.Meta(ge=1, le=500)] = 64
+    id_chars_max: Annotated[int, msgspec.Meta(ge=16, le=512)] = 512
+    http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
+    http_port: Port = 9464
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    run_folder: str = ".windsor"
+
+    @property
+    def blocked_ids_set(self) -> frozenset[str]:
+        """The junk ids in force, in lower case."""
+        if self.blocked_ids is None:
+            return BLOCKED_IDS
+        return frozenset(text.strip().lower() for text in self.blocked_ids.split(",")) - {""}
+
+
+_FIELDS: Final = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
+SECRETS: Final = ("kafka_sasl_password", "kafka_ssl_key_password", "database_url")
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from an environment.
+
+    Raises:
+        ConfigError: Its text has one line for each variable that is wrong.
+    """
+    errors: list[str] = []
+    converted: dict[str, Any] = {}
+    for name, value in _given(environ, errors).items():
+        field = _FIELDS[name]
+        try:
+            converted[name] = msgspec.convert(value, field.type, strict=False)
+        except msgspec.ValidationError as error:
+            shown = "" if field.name in SECRETS else f" (is {value!r})"
+            errors.append(f"{name}: {_lower_first(str(error))}{shown}")
+        else:
+            if field.name in SECRETS:
+                converted[name] = Secret(converted[name])
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return msgspec.convert(converted, Settings)
+
+
+def _given(environ: Mapping[str, str], errors: list[str]) -> dict[str, str]:
+    """The variables that are ours and not empty, `_FILE` ones read."""
+    given: dict[str, str] = {}
+    for name, value in sorted(environ.items()):
+        if not name.startswith(_PREFIX) or name.startswith(_OTHERS):
+            continue
+        variable = name.removesuffix("_FILE")
+        if name in _FIELDS:
+            given[name] = value.strip()
+        elif variable in _FIELDS:
+            try:
+                given.setdefault(variable, Path(value).read_text(encoding="utf-8").strip())
+            except (OSError, UnicodeDecodeError):
+                errors.append(f"{name}: the file it names cannot be read")
+        else:
+            near = difflib.get_close_matches(name, _FIELDS, n=1)
+            hint = f": did you mean {near[0]}?" if near else ": there is no such setting"
+            errors.append(f"{name}{hint}")
+    return {name: value for name, value in given.items() if value}
+
+
+def require(settings: Settings, *names: str) -> None:
+    """Make sure that settings without a default are given.
+
+    Raises:
+        ConfigError: One line for each that is missing.
+    """
+    missing = [name for name in names if getattr(settings, name) is None]
+    if missing:
+        raise ConfigError("\n".join(f"{_PREFIX}{name.upper()}: must be set" for name in missing))
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
