@@ -1,8 +1,18 @@
 """The built-in catalogue of well-known events: which category each belongs to.
 
-The category decides an identity (the contract, section 1.1): a track of the categories email,
-support, payment or sms that has no `userId` belongs to the contact that it names. The data
-is in `catalogue.tsv`; what it does not know is analytics.
+The category decides an identity (the contract, section 1.1): a track of the categories
+email, support, payment or sms that has no `userId` belongs to the contact that it names,
+even where it has an `anonymousId`, for the tools that send such events make that up. So the
+catalogue is conservative: what a visitor does in a browser with a contact at hand (a form,
+an order, `Payment Info Entered`, `Newsletter Subscribed`) stays analytics, and what it does
+not know is analytics.
+
+The data is in `catalogue.tsv`, one event a line: its name, its category, who wrote the name
+down (`common` where nobody did), and other names for it, apart by semicolons. Spellings that
+differ in case or punctuation only are one name and need no line.
+
+Source: https://segment.com/docs/connections/spec/semantic/ and the specs and sources that
+the third column names.
 """
 
 import re
@@ -16,18 +26,29 @@ Category: TypeAlias = Literal["analytics", "email", "support", "payment", "sms",
 
 
 class Event(NamedTuple):
-    """One well-known event."""
+    """One well-known event, a line of the catalogue."""
 
     name: str
     category: Category
     spec: str
+    """Where the name comes from: a Segment spec, a sender, or `common`."""
+    variants: tuple[str, ...]
+    """Other names of the same event."""
 
 
+NAME_CHARS_MAX: Final = 256
+"""Names longer than this are unknown: four times the longest in the catalogue. It bounds
+what the cache can hold, and the work that a hostile name can make."""
+
+_CACHED_NAMES_MAX: Final = 4096
 _SEPARATORS: Final = re.compile(r"[\W_]+")
 
 
 def normalised(name: str) -> str:
-    """Fold what spellings of one event differ in: case, spacing, punctuation."""
+    """Fold what spellings of one event differ in: case, spacing, punctuation.
+
+    Words are run together, so that `orderCompleted` is `Order Completed`.
+    """
     return _SEPARATORS.sub("", name).lower()
 
 
@@ -35,17 +56,30 @@ def _load() -> Mapping[str, Event]:
     text = (resources.files(__package__) / "catalogue.tsv").read_text(encoding="utf-8")
     events = {}
     for line in text.splitlines()[1:]:
-        name, category, spec = line.split("\t")
-        events[normalised(name)] = Event(name, cast("Category", category), spec)
+        name, category, spec, others = line.split("\t")
+        variants = tuple(others.split("; ")) if others else ()
+        event = Event(name, cast("Category", category), spec, variants)
+        events.update(dict.fromkeys(map(normalised, (name, *variants)), event))
     return MappingProxyType(events)
 
 
 EVENTS: Final = _load()
-"""All events by their normalised name."""
+"""The events by normalised name; one with variants is there under each."""
 
 
-@lru_cache(maxsize=4096)
 def category_of(event: str) -> Category:
-    """The category of a track call's event; analytics for an unknown one."""
-    found = EVENTS.get(normalised(event))
-    return "analytics" if found is None else found.category
+    """The category of a track call's event.
+
+    Args:
+        event: The name as sent, of any length.
+
+    Returns:
+        The catalogue's category, or analytics for an event that it does not know.
+    """
+    return _category_of(event) if len(event) <= NAME_CHARS_MAX else "analytics"
+
+
+@lru_cache(maxsize=_CACHED_NAMES_MAX)
+def _category_of(event: str) -> Category:
+    known = EVENTS.get(normalised(event))
+    return "analytics" if known is None else known.category

@@ -1,85 +1,67 @@
--- A user is the join of its identities; this joins it anew from what they hold. Needed only
--- when an identity leaves a user (joining in can be done from the two rows alone), and after
--- an operator's unmerge. The callers hold the users' row locks, or the batches' lock.
+-- Users as the join of their identities, from what is stored. Used when an identity leaves a
+-- user, where the join cannot be undone by what is left of it, and by `windsor verify --repair`.
 
--- $1: ids of users. Writes everything but the name and the last merge, which depend on the
--- order of aliases. Ids that are no user change nothing.
+-- $1: ids of users.
 -- name: rejoin_users
-WITH wanted AS (
-    SELECT DISTINCT w.id FROM unnest($1::bigint[]) AS w (id)
-),
-
-member AS (
-    SELECT
-        m.user_id,
-        i.kind,
-        i.identified,
-        i.group_id,
-        i.group_at,
-        i.group_message_id,
-        i.traits,
-        i.trait_clocks
-    FROM wanted
-    INNER JOIN windsor_private.members AS m ON m.user_id = wanted.id
+WITH mine AS (
+    SELECT m.user_id, i.*
+    FROM windsor_private.members AS m
     INNER JOIN windsor_private.identities AS i ON i.id = m.identity_id
+    WHERE m.user_id = ANY($1::bigint[])
 ),
 
-counted AS (
-    SELECT
-        member.user_id,
-        count(*)::integer AS identities_count,
-        bool_or(member.identified AND member.kind = 'user') AS identified
-    FROM member
-    GROUP BY member.user_id
-),
-
-newest_group AS (
-    SELECT DISTINCT ON (member.user_id)
-        member.user_id,
-        member.group_id,
-        member.group_at,
-        member.group_message_id
-    FROM member
-    WHERE member.group_id IS NOT NULL
-    ORDER BY member.user_id, member.group_at DESC, member.group_message_id DESC
-),
-
-newest_trait AS (
-    SELECT DISTINCT ON (member.user_id, c.key COLLATE "C")
-        member.user_id,
+newest AS (
+    SELECT DISTINCT ON (mine.user_id, c.key)
+        mine.user_id,
         c.key,
-        c.clock,
-        -- NULL for a tombstone, which wins by clock like any other value.
-        member.traits -> c.key AS value
-    FROM member
-    CROSS JOIN LATERAL jsonb_each(member.trait_clocks) AS c (key, clock)
+        c.value AS clock,
+        mine.traits -> c.key AS value,
+        mine.traits ? c.key AS is_set
+    FROM mine
+    CROSS JOIN LATERAL jsonb_each(mine.trait_clocks) AS c
     ORDER BY
-        member.user_id,
-        c.key COLLATE "C",
-        (c.clock ->> 0)::bigint DESC,
-        (c.clock ->> 1) COLLATE "C" DESC
+        mine.user_id,
+        c.key,
+        (c.value ->> 0)::bigint DESC,
+        (c.value ->> 1) COLLATE "C" DESC
 ),
 
 traits AS (
     SELECT
-        t.user_id,
-        jsonb_object_agg(t.key, t.value) FILTER (WHERE t.value IS NOT NULL) AS traits,
-        jsonb_object_agg(t.key, t.clock) AS trait_clocks
-    FROM newest_trait AS t
-    GROUP BY t.user_id
+        n.user_id,
+        coalesce(jsonb_object_agg(n.key, n.value) FILTER (WHERE n.is_set), '{}') AS traits,
+        jsonb_object_agg(n.key, n.clock) AS trait_clocks
+    FROM newest AS n
+    GROUP BY n.user_id
+),
+
+grouped AS (
+    SELECT DISTINCT ON (mine.user_id)
+        mine.user_id, mine.group_id, mine.group_at, mine.group_message_id
+    FROM mine
+    WHERE mine.group_id IS NOT NULL
+    ORDER BY mine.user_id, mine.group_at DESC, mine.group_message_id DESC
+),
+
+counted AS (
+    SELECT
+        mine.user_id,
+        count(*) AS identities_count,
+        bool_or(mine.identified AND mine.kind = 'user') AS identified
+    FROM mine
+    GROUP BY mine.user_id
 )
 
 UPDATE windsor_private.users AS u
 SET
-    identities_count = coalesce(counted.identities_count, 0),
-    identified = coalesce(counted.identified, false),
-    group_id = newest_group.group_id,
-    group_at = newest_group.group_at,
-    group_message_id = newest_group.group_message_id,
+    identities_count = counted.identities_count,
+    identified = counted.identified,
+    group_id = grouped.group_id,
+    group_at = grouped.group_at,
+    group_message_id = grouped.group_message_id,
     traits = coalesce(traits.traits, '{}'),
     trait_clocks = coalesce(traits.trait_clocks, '{}')
-FROM wanted
-LEFT JOIN counted ON counted.user_id = wanted.id
-LEFT JOIN newest_group ON newest_group.user_id = wanted.id
-LEFT JOIN traits ON traits.user_id = wanted.id
-WHERE u.id = wanted.id
+FROM counted
+LEFT JOIN traits ON traits.user_id = counted.user_id
+LEFT JOIN grouped ON grouped.user_id = counted.user_id
+WHERE u.id = counted.user_id

@@ -78,7 +78,9 @@ BEGIN
         OR to_regclass('windsor_private.' || leaf) IS NOT NULL THEN
         RETURN;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('windsor.partitions'));
+    -- One at a time. A table's lock, not an advisory one: taking it also lets us see what
+    -- another session has just made.
+    LOCK TABLE windsor_private.calls_bounds IN SHARE ROW EXCLUSIVE MODE;
     IF to_regclass('windsor_private.' || leaf) IS NOT NULL THEN
         RETURN;
     END IF;

@@ -1,0 +1,529 @@
+-- Every projection, recomputed from the log of calls alone, into temporary tables; then what
+-- differs. One statement each, in one snapshot. The clock of a call is (occurred_at,
+-- message_id COLLATE "C").
+
+-- name: lock_batches
+SELECT pg_advisory_xact_lock(hashtext('windsor.batches'))
+
+-- Aliases of differing ids that are not undone, and their identities.
+-- name: expected_aliases
+CREATE TEMP TABLE expected_aliases ON COMMIT DROP AS
+SELECT
+    c.occurred_at,
+    c.message_id,
+    previous.id AS previous_identity_id,
+    c.identity_id AS user_identity_id
+FROM windsor_private.calls AS c
+INNER JOIN windsor_private.identities AS named ON named.id = c.identity_id
+LEFT JOIN windsor_private.identities AS previous
+    ON previous.kind = 'user' AND previous.value = c.previous_id
+WHERE c.type = 'alias' AND c.previous_id <> named.value
+
+-- Every claim that any call makes: of users (by themselves), visitors and contacts.
+-- name: expected_claims
+CREATE TEMP TABLE expected_claims ON COMMIT DROP AS
+WITH claims AS (
+    SELECT i.id AS identity_id, i.kind, i.id AS claimed_by, c.occurred_at, c.message_id
+    FROM windsor_private.calls AS c
+    INNER JOIN windsor_private.identities AS i ON i.id = c.identity_id AND i.kind = 'user'
+    UNION ALL
+    SELECT i.id, i.kind, CASE i.kind WHEN 'user' THEN i.id ELSE c.identity_id END,
+        c.occurred_at, c.message_id
+    FROM windsor_private.calls AS c
+    INNER JOIN windsor_private.identities AS i
+        ON i.kind IN ('user', 'anonymous') AND i.value = c.previous_id
+    WHERE c.type = 'alias'
+    UNION ALL
+    SELECT c.anonymous_identity_id, 'anonymous', c.identity_id, c.occurred_at, c.message_id
+    FROM windsor_private.calls AS c
+    INNER JOIN windsor_private.identities AS i ON i.id = c.identity_id AND i.kind = 'user'
+    WHERE c.anonymous_identity_id IS NOT NULL
+    UNION ALL
+    SELECT contact.id, 'email', c.identity_id, c.occurred_at, c.message_id
+    FROM windsor_private.calls AS c
+    CROSS JOIN LATERAL unnest(c.claims) AS contact (id)
+    WHERE c.type = 'identify'
+)
+
+(
+    SELECT DISTINCT ON (identity_id) identity_id, claimed_by, occurred_at, message_id
+    FROM claims
+    WHERE kind IN ('user', 'anonymous')
+    ORDER BY identity_id, occurred_at, message_id COLLATE "C"
+)
+UNION ALL
+(
+    SELECT DISTINCT ON (identity_id) identity_id, claimed_by, occurred_at, message_id
+    FROM claims
+    WHERE kind IN ('email', 'phone')
+    ORDER BY identity_id, occurred_at DESC, message_id COLLATE "C" DESC
+)
+
+-- name: expected_traits
+CREATE TEMP TABLE expected_traits ON COMMIT DROP AS
+SELECT
+    n.identity_id,
+    coalesce(jsonb_object_agg(n.key, n.value) FILTER (WHERE n.value <> 'null'), '{}') AS traits,
+    jsonb_object_agg(
+        n.key,
+        jsonb_build_array((extract(EPOCH FROM n.occurred_at) * 1000000)::bigint, n.message_id)
+    ) AS trait_clocks
+FROM (
+    SELECT DISTINCT ON (c.identity_id, t.key)
+        c.identity_id, t.key, t.value, c.occurred_at, c.message_id
+    FROM windsor_private.calls AS c
+    CROSS JOIN LATERAL jsonb_each(c.traits) AS t
+    WHERE c.type = 'identify'
+    ORDER BY c.identity_id, t.key, c.occurred_at DESC, c.message_id COLLATE "C" DESC
+) AS n
+GROUP BY n.identity_id
+
+-- name: expected_identities
+CREATE TEMP TABLE expected_identities ON COMMIT DROP AS
+WITH grouped AS (
+    SELECT DISTINCT ON (identity_id) identity_id, group_id, occurred_at, message_id
+    FROM windsor_private.calls
+    WHERE type = 'group'
+    ORDER BY identity_id, occurred_at DESC, message_id COLLATE "C" DESC
+),
+
+listed AS (
+    SELECT identity_id, bool_or(type = 'identify') AS has_identify
+    FROM windsor_private.calls
+    GROUP BY identity_id
+),
+
+carried AS (
+    SELECT DISTINCT anonymous_identity_id AS identity_id
+    FROM windsor_private.calls
+    WHERE anonymous_identity_id IS NOT NULL
+)
+
+SELECT
+    i.id,
+    CASE
+        WHEN i.kind = 'anonymous' THEN carried.identity_id IS NOT NULL
+        ELSE listed.identity_id IS NOT NULL OR c.identity_id IS NOT NULL
+    END AS listed,
+    coalesce(listed.has_identify AND i.kind = 'user', false) AS identified,
+    c.claimed_by,
+    c.occurred_at AS claimed_at,
+    c.message_id AS claimed_message_id,
+    g.group_id,
+    g.occurred_at AS group_at,
+    g.message_id AS group_message_id,
+    coalesce(t.traits, '{}') AS traits,
+    coalesce(t.trait_clocks, '{}') AS trait_clocks
+FROM windsor_private.identities AS i
+LEFT JOIN listed ON listed.identity_id = i.id
+LEFT JOIN carried ON carried.identity_id = i.id
+LEFT JOIN expected_claims AS c ON c.identity_id = i.id
+LEFT JOIN grouped AS g ON g.identity_id = i.id
+LEFT JOIN expected_traits AS t ON t.identity_id = i.id
+
+-- What retention has pruned left its trace in the registers, which are then taken as given.
+-- name: keep_pruned
+UPDATE expected_identities AS e
+SET
+    listed = e.listed OR i.listed,
+    claimed_by = CASE WHEN i.older THEN i.claimed_by ELSE e.claimed_by END,
+    claimed_at = CASE WHEN i.older THEN i.claimed_at ELSE e.claimed_at END,
+    claimed_message_id = CASE WHEN i.older THEN i.claimed_message_id ELSE e.claimed_message_id END
+FROM (
+    SELECT
+        i.*,
+        i.kind IN ('user', 'anonymous') AND i.claimed_at IS NOT NULL
+        AND (
+            stale.claimed_at IS NULL
+            OR (i.claimed_at, i.claimed_message_id)
+            < (stale.claimed_at, stale.claimed_message_id COLLATE "C")
+        ) AS older
+    FROM windsor_private.identities AS i
+    INNER JOIN expected_identities AS stale ON stale.id = i.id
+) AS i
+WHERE
+    i.id = e.id
+    AND EXISTS (SELECT FROM windsor_private.calls_bounds WHERE pruned_before IS NOT NULL)
+
+-- Which user identities alias calls join, for the components. Bounded by those that merge.
+-- name: merging_aliases
+SELECT
+    a.occurred_at,
+    a.message_id,
+    a.previous_identity_id,
+    a.user_identity_id,
+    previous.value AS previous_value,
+    named.value AS user_value
+FROM expected_aliases AS a
+INNER JOIN windsor_private.identities AS previous ON previous.id = a.previous_identity_id
+INNER JOIN windsor_private.identities AS named ON named.id = a.user_identity_id
+WHERE NOT EXISTS (
+    SELECT FROM windsor_private.aliases AS undone
+    WHERE
+        undone.previous_identity_id = a.previous_identity_id
+        AND undone.user_identity_id = a.user_identity_id
+        AND undone.undone_at IS NOT NULL
+)
+
+-- name: create_components
+CREATE TEMP TABLE components (
+    identity_id bigint PRIMARY KEY, root_id bigint NOT NULL, name text NOT NULL
+) ON COMMIT DROP
+
+-- name: fill_components
+INSERT INTO components
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[])
+
+-- A user identity that merges with none is its own root.
+-- name: expected_members
+CREATE TEMP TABLE expected_members ON COMMIT DROP AS
+SELECT e.id AS identity_id, coalesce(c.root_id, e.claimed_by) AS root_id
+FROM expected_identities AS e
+LEFT JOIN components AS c ON c.identity_id = e.claimed_by
+WHERE e.claimed_by IS NOT NULL
+
+-- The stored user of each expected root: the one that most of the identities have. Ids of
+-- users are our own affair; who belongs together is not.
+-- name: expected_roots
+CREATE TEMP TABLE expected_roots ON COMMIT DROP AS
+SELECT DISTINCT ON (e.root_id)
+    e.root_id,
+    m.user_id
+FROM expected_members AS e
+INNER JOIN windsor_private.members AS m ON m.identity_id = e.identity_id
+INNER JOIN expected_members AS owner
+    ON owner.identity_id = m.user_id AND owner.root_id = e.root_id
+ORDER BY e.root_id, m.user_id
+
+-- name: expected_users
+CREATE TEMP TABLE expected_users ON COMMIT DROP AS
+WITH mine AS (
+    SELECT m.root_id, e.*, i.kind, i.value
+    FROM expected_members AS m
+    INNER JOIN expected_identities AS e ON e.id = m.identity_id
+    INNER JOIN windsor_private.identities AS i ON i.id = e.id
+),
+
+newest AS (
+    SELECT DISTINCT ON (mine.root_id, c.key)
+        mine.root_id,
+        c.key,
+        c.value AS clock,
+        mine.traits -> c.key AS value,
+        mine.traits ? c.key AS is_set
+    FROM mine
+    CROSS JOIN LATERAL jsonb_each(mine.trait_clocks) AS c
+    ORDER BY
+        mine.root_id, c.key, (c.value ->> 0)::bigint DESC, (c.value ->> 1) COLLATE "C" DESC
+),
+
+traits AS (
+    SELECT
+        n.root_id,
+        coalesce(jsonb_object_agg(n.key, n.value) FILTER (WHERE n.is_set), '{}') AS traits,
+        jsonb_object_agg(n.key, n.clock) AS trait_clocks
+    FROM newest AS n
+    GROUP BY n.root_id
+),
+
+grouped AS (
+    SELECT DISTINCT ON (root_id) root_id, group_id, group_at, group_message_id
+    FROM mine
+    WHERE group_id IS NOT NULL
+    ORDER BY root_id, group_at DESC, group_message_id COLLATE "C" DESC
+)
+
+SELECT
+    coalesce(r.user_id, mine.root_id) AS id,
+    coalesce(max(c.name), max(mine.value) FILTER (WHERE mine.id = mine.root_id)) AS user_id,
+    count(*)::integer AS identities_count,
+    bool_or(mine.identified) AS identified,
+    g.group_id,
+    g.group_at,
+    g.group_message_id,
+    coalesce(t.traits, '{}') AS traits,
+    coalesce(t.trait_clocks, '{}') AS trait_clocks
+FROM mine
+LEFT JOIN expected_roots AS r ON r.root_id = mine.root_id
+LEFT JOIN components AS c ON c.identity_id = mine.id
+LEFT JOIN traits AS t ON t.root_id = mine.root_id
+LEFT JOIN grouped AS g ON g.root_id = mine.root_id
+GROUP BY
+    mine.root_id, r.user_id, g.group_id, g.group_at, g.group_message_id, t.traits, t.trait_clocks
+
+-- name: expected_seen
+CREATE TEMP TABLE expected_seen ON COMMIT DROP AS
+SELECT c.identity_id, min(c.occurred_at) AS first_at, max(c.occurred_at) AS last_at
+FROM windsor_private.calls AS c
+INNER JOIN windsor_private.identities AS i
+    ON i.id = c.identity_id AND i.kind IN ('user', 'anonymous')
+GROUP BY c.identity_id
+
+-- name: keep_pruned_seen
+UPDATE expected_seen AS e
+SET first_at = least(e.first_at, s.first_at), last_at = greatest(e.last_at, s.last_at)
+FROM windsor_private.seen AS s
+WHERE
+    s.identity_id = e.identity_id
+    AND EXISTS (SELECT FROM windsor_private.calls_bounds WHERE pruned_before IS NOT NULL)
+
+-- name: keep_pruned_only_seen
+INSERT INTO expected_seen
+SELECT s.identity_id, s.first_at, s.last_at
+FROM windsor_private.seen AS s
+WHERE
+    NOT EXISTS (SELECT FROM expected_seen AS e WHERE e.identity_id = s.identity_id)
+    AND EXISTS (SELECT FROM windsor_private.calls_bounds WHERE pruned_before IS NOT NULL)
+
+-- name: expected_groups
+CREATE TEMP TABLE expected_groups ON COMMIT DROP AS
+WITH newest AS (
+    SELECT DISTINCT ON (c.group_id, t.key)
+        c.group_id, t.key, t.value, c.occurred_at, c.message_id
+    FROM windsor_private.calls AS c
+    CROSS JOIN LATERAL jsonb_each(c.traits) AS t
+    WHERE c.type = 'group'
+    ORDER BY c.group_id, t.key, c.occurred_at DESC, c.message_id COLLATE "C" DESC
+)
+
+SELECT
+    g.group_id,
+    coalesce(jsonb_object_agg(n.key, n.value) FILTER (WHERE n.value <> 'null'), '{}') AS traits,
+    coalesce(
+        jsonb_object_agg(
+            n.key,
+            jsonb_build_array(
+                (extract(EPOCH FROM n.occurred_at) * 1000000)::bigint, n.message_id
+            )
+        ) FILTER (WHERE n.key IS NOT NULL),
+        '{}'
+    ) AS trait_clocks
+FROM (SELECT DISTINCT group_id FROM windsor_private.calls WHERE type = 'group') AS g
+LEFT JOIN newest AS n ON n.group_id = g.group_id
+GROUP BY g.group_id
+
+-- name: expected_audiences
+CREATE TEMP TABLE expected_audiences ON COMMIT DROP AS
+SELECT DISTINCT ON (a.name)
+    a.name, a.computation_class, a.occurred_at AS synced_at, a.message_id AS synced_message_id
+FROM (
+    SELECT
+        CASE
+            WHEN
+                jsonb_typeof(p.personas -> 'computation_key') = 'string'
+                AND c.traits ? (p.personas ->> 'computation_key')
+                THEN p.personas ->> 'computation_key'
+            ELSE (
+                SELECT min(k.key) FROM jsonb_object_keys(c.traits) AS k (key)
+                WHERE k.key <> 'email'
+                HAVING count(*) = 1
+            )
+        END COLLATE "C" AS name,
+        CASE
+            WHEN jsonb_typeof(p.personas -> 'computation_class') = 'string'
+                THEN p.personas ->> 'computation_class'
+        END AS computation_class,
+        c.occurred_at,
+        c.message_id
+    FROM windsor_private.calls AS c
+    CROSS JOIN LATERAL (SELECT c.context -> 'personas' AS personas) AS p
+    WHERE
+        c.type = 'identify'
+        AND jsonb_typeof(p.personas) = 'object'
+        AND jsonb_typeof(c.traits) = 'object'
+) AS a
+WHERE a.name IS NOT NULL
+ORDER BY a.name, a.occurred_at DESC, a.message_id COLLATE "C" DESC
+
+-- What differs ----------------------------------------------------------------------------
+
+-- name: differing_identities
+SELECT count(*) FROM expected_identities AS e
+INNER JOIN windsor_private.identities AS i ON i.id = e.id
+WHERE
+    (i.listed, i.claimed_by, i.claimed_at, i.claimed_message_id)
+    IS DISTINCT FROM (e.listed, e.claimed_by, e.claimed_at, e.claimed_message_id)
+    OR (i.kind = 'user' AND i.identified <> e.identified)
+    OR (i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks)
+    IS DISTINCT FROM (e.group_id, e.group_at, e.group_message_id, e.traits, e.trait_clocks)
+
+-- name: differing_members
+SELECT count(*) FROM (
+    SELECT e.identity_id, coalesce(r.user_id, e.root_id) AS user_id
+    FROM expected_members AS e
+    LEFT JOIN expected_roots AS r ON r.root_id = e.root_id
+) AS e
+FULL JOIN windsor_private.members AS m ON m.identity_id = e.identity_id
+WHERE e.user_id IS DISTINCT FROM m.user_id
+
+-- name: differing_users
+SELECT count(*) FROM expected_users AS e
+FULL JOIN windsor_private.users AS u ON u.id = e.id
+WHERE
+    (u.user_id, u.identities_count, u.identified, u.group_id, u.group_at, u.group_message_id)
+    IS DISTINCT FROM
+    (e.user_id, e.identities_count, e.identified, e.group_id, e.group_at, e.group_message_id)
+    OR (u.traits, u.trait_clocks) IS DISTINCT FROM (e.traits, e.trait_clocks)
+
+-- name: differing_seen
+SELECT count(*) FROM expected_seen AS e
+FULL JOIN windsor_private.seen AS s ON s.identity_id = e.identity_id
+WHERE (e.first_at, e.last_at) IS DISTINCT FROM (s.first_at, s.last_at)
+
+-- name: differing_groups
+SELECT count(*) FROM expected_groups AS e
+FULL JOIN windsor_private.groups AS g ON g.group_id = e.group_id
+WHERE (e.traits, e.trait_clocks) IS DISTINCT FROM (g.traits, g.trait_clocks)
+
+-- name: differing_audiences
+SELECT count(*) FROM expected_audiences AS e
+FULL JOIN windsor_private.audiences AS a ON a.name = e.name
+WHERE
+    (e.computation_class, e.synced_at, e.synced_message_id)
+    IS DISTINCT FROM (a.computation_class, a.synced_at, a.synced_message_id)
+
+-- name: differing_aliases
+SELECT count(*) FROM expected_aliases AS e
+FULL JOIN windsor_private.aliases AS a
+    ON a.occurred_at = e.occurred_at AND a.message_id = e.message_id
+WHERE
+    (e.previous_identity_id, e.user_identity_id)
+    IS DISTINCT FROM (a.previous_identity_id, a.user_identity_id)
+
+-- Repair ----------------------------------------------------------------------------------
+
+-- An alias' previous id is a user, and names a visitor.
+-- name: repair_missing_identities
+INSERT INTO windsor_private.identities (kind, value)
+SELECT k.kind, c.previous_id
+FROM windsor_private.calls AS c
+CROSS JOIN (VALUES ('user'::windsor_private.identity_kind), ('anonymous')) AS k (kind)
+WHERE c.type = 'alias'
+GROUP BY k.kind, c.previous_id
+ON CONFLICT (kind, value) DO NOTHING
+
+-- name: repair_identities
+UPDATE windsor_private.identities AS i
+SET
+    listed = e.listed,
+    identified = e.identified,
+    claimed_by = e.claimed_by,
+    claimed_at = e.claimed_at,
+    claimed_message_id = e.claimed_message_id,
+    group_id = e.group_id,
+    group_at = e.group_at,
+    group_message_id = e.group_message_id,
+    traits = e.traits,
+    trait_clocks = e.trait_clocks
+FROM expected_identities AS e
+WHERE
+    i.id = e.id
+    AND (
+        i.listed, i.identified, i.claimed_by, i.claimed_at, i.claimed_message_id,
+        i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks
+    ) IS DISTINCT FROM (
+        e.listed, e.identified, e.claimed_by, e.claimed_at, e.claimed_message_id,
+        e.group_id, e.group_at, e.group_message_id, e.traits, e.trait_clocks
+    )
+
+-- name: repair_drop_members
+DELETE FROM windsor_private.members AS m
+WHERE NOT EXISTS (SELECT FROM expected_members AS e WHERE e.identity_id = m.identity_id)
+
+-- name: repair_members
+INSERT INTO windsor_private.members AS m (identity_id, user_id)
+SELECT e.identity_id, coalesce(r.user_id, e.root_id)
+FROM expected_members AS e
+LEFT JOIN expected_roots AS r ON r.root_id = e.root_id
+ON CONFLICT (identity_id) DO UPDATE SET user_id = excluded.user_id
+WHERE m.user_id <> excluded.user_id
+
+-- name: repair_drop_users
+DELETE FROM windsor_private.users AS u
+WHERE NOT EXISTS (SELECT FROM expected_users AS e WHERE e.id = u.id)
+
+-- The greatest alias may lie past the last one that merged: then some replay is for nothing.
+-- name: repair_users
+INSERT INTO windsor_private.users AS u (
+    id, user_id, identities_count, identified, group_id, group_at, group_message_id,
+    traits, trait_clocks, merged_at, merged_message_id
+)
+SELECT e.*, last.occurred_at, last.message_id
+FROM expected_users AS e
+LEFT JOIN LATERAL (
+    SELECT a.occurred_at, a.message_id
+    FROM windsor_private.members AS m
+    INNER JOIN expected_aliases AS a ON a.user_identity_id = m.identity_id
+    WHERE m.user_id = e.id
+    ORDER BY a.occurred_at DESC, a.message_id COLLATE "C" DESC
+    LIMIT 1
+) AS last ON true
+ON CONFLICT (id) DO UPDATE SET
+    user_id = excluded.user_id,
+    identities_count = excluded.identities_count,
+    identified = excluded.identified,
+    group_id = excluded.group_id,
+    group_at = excluded.group_at,
+    group_message_id = excluded.group_message_id,
+    traits = excluded.traits,
+    trait_clocks = excluded.trait_clocks,
+    merged_at = excluded.merged_at,
+    merged_message_id = excluded.merged_message_id
+WHERE
+    (
+        u.user_id, u.identities_count, u.identified, u.group_id, u.group_at,
+        u.group_message_id, u.traits, u.trait_clocks
+    ) IS DISTINCT FROM (
+        excluded.user_id, excluded.identities_count, excluded.identified, excluded.group_id,
+        excluded.group_at, excluded.group_message_id, excluded.traits, excluded.trait_clocks
+    )
+
+-- name: repair_drop_seen
+DELETE FROM windsor_private.seen AS s
+WHERE NOT EXISTS (SELECT FROM expected_seen AS e WHERE e.identity_id = s.identity_id)
+
+-- name: repair_seen
+INSERT INTO windsor_private.seen (identity_id, first_at, last_at)
+SELECT e.identity_id, e.first_at, e.last_at FROM expected_seen AS e
+ON CONFLICT (identity_id) DO UPDATE SET
+    first_at = excluded.first_at, last_at = excluded.last_at
+
+-- name: repair_drop_groups
+DELETE FROM windsor_private.groups AS g
+WHERE NOT EXISTS (SELECT FROM expected_groups AS e WHERE e.group_id = g.group_id)
+
+-- name: repair_groups
+INSERT INTO windsor_private.groups (group_id, traits, trait_clocks)
+SELECT e.group_id, e.traits, e.trait_clocks FROM expected_groups AS e
+ON CONFLICT (group_id) DO UPDATE SET
+    traits = excluded.traits, trait_clocks = excluded.trait_clocks
+
+-- name: repair_drop_audiences
+DELETE FROM windsor_private.audiences AS a
+WHERE NOT EXISTS (SELECT FROM expected_audiences AS e WHERE e.name = a.name)
+
+-- name: repair_audiences
+INSERT INTO windsor_private.audiences (name, computation_class, synced_at, synced_message_id)
+SELECT e.name, e.computation_class, e.synced_at, e.synced_message_id
+FROM expected_audiences AS e
+ON CONFLICT (name) DO UPDATE SET
+    computation_class = excluded.computation_class,
+    synced_at = excluded.synced_at,
+    synced_message_id = excluded.synced_message_id
+
+-- name: repair_drop_aliases
+DELETE FROM windsor_private.aliases AS a
+WHERE NOT EXISTS (
+    SELECT FROM expected_aliases AS e
+    WHERE e.occurred_at = a.occurred_at AND e.message_id = a.message_id
+)
+
+-- name: repair_aliases
+INSERT INTO windsor_private.aliases (
+    occurred_at, message_id, previous_identity_id, user_identity_id
+)
+SELECT e.occurred_at, e.message_id, e.previous_identity_id, e.user_identity_id
+FROM expected_aliases AS e
+ON CONFLICT (occurred_at, message_id) DO UPDATE SET
+    previous_identity_id = excluded.previous_identity_id,
+    user_identity_id = excluded.user_identity_id

@@ -1,0 +1,87 @@
+"""Real servers, one for the session; a fresh database and topic for each test."""
+
+import asyncio
+import itertools
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hypothesis import HealthCheck, settings
+
+from consumer.postgres import migrate
+from tests import servers
+
+_NUMBERS = itertools.count(os.getpid())
+_TEMPLATE = "windsor_template"
+
+# Real servers take their time; what is slow on a loaded machine is no failure.
+settings.register_profile(
+    "windsor",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("windsor")
+
+
+def _with_database(dsn: str, database: str) -> str:
+    """The same server, another database."""
+    return re.sub(r"(?<=[^/])/[^/?]*(\?|$)", rf"/{database}\1", dsn, count=1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Postgres with a migrated template database."""
+    with servers.postgres_server(tmp_path_factory.mktemp("postgres") / "data") as dsn:
+        asyncio.run(_make_template(dsn))
+        yield dsn
+
+
+async def _make_template(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(f"DROP DATABASE IF EXISTS {_TEMPLATE}")
+        await connection.execute(f"CREATE DATABASE {_TEMPLATE}")
+    finally:
+        await connection.close()
+    await migrate(_with_database(dsn, _TEMPLATE))
+
+
+@pytest_asyncio.fixture
+async def database(postgres_server: str) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    name = f"windsor_{next(_NUMBERS)}"
+    connection = await asyncpg.connect(postgres_server)
+    try:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        yield _with_database(postgres_server, name)
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Kafka broker."""
+    with servers.kafka_server(tmp_path_factory.mktemp("kafka")) as bootstrap_servers:
+        yield bootstrap_servers
+
+
+@pytest_asyncio.fixture
+async def topic(kafka_server: str) -> AsyncIterator[Callable[[int], Awaitable[str]]]:
+    """Makes topics: give the number of partitions, get the name."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_server)
+    await admin.start()
+
+    async def create(partitions: int) -> str:
+        name = f"calls-{next(_NUMBERS)}"
+        await admin.create_topics([NewTopic(name, partitions, 1)])
+        return name
+
+    try:
+        yield create
+    finally:
+        await admin.close()
