@@ -147,6 +147,9 @@ class KafkaSource:
         except kafka_errors.OffsetOutOfRangeError as error:
             await self._offsets_out_of_range(error)
             return ()
+        except kafka_errors.NoOffsetForPartitionError:
+            # The client looked before `take` had set the first position of a new group.
+            return ()
         except kafka_errors.TopicAuthorizationFailedError as error:
             raise SourceError(f"no right to read the topics: {error}") from error
         except kafka_errors.KafkaError as error:

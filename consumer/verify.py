@@ -101,9 +101,7 @@ async def verify(
         connection: Prepared by `consumer.postgres.prepare_connection`.
         repair: Holds off all workers while it mends; they wait and go on by themselves.
     """
-    async with connection.transaction(
-        isolation="read_committed" if repair else "repeatable_read"
-    ):
+    async with connection.transaction(isolation="read_committed" if repair else "repeatable_read"):
         if repair:
             await connection.execute(_VERIFY["lock_batches"])
             await connection.execute(_VERIFY["repair_missing_identities"])
