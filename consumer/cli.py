@@ -64,7 +64,8 @@ def _run(settings: Settings, _: argparse.Namespace) -> int:
     # An extra, so that the production image does without.
     from demo.run import run_everything  # noqa: PLC0415
 
-    return _complete(run_everything(settings))
+    _complete(run_everything(settings))
+    return OK
 
 
 def _consume(settings: Settings, _: argparse.Namespace) -> int:

@@ -33,6 +33,8 @@ class Postgres(NamedTuple):
 
     dsn: str
     pid: int
+    psql: Path
+    """Its own `psql`, for a machine that has none."""
 
 
 class Kafka(NamedTuple):
@@ -82,7 +84,7 @@ def embedded_postgres(
     except (OSError, subprocess.SubprocessError) as error:
         raise WindsorError(f"Postgres did not start: see {folder / 'log'}") from error
     try:
-        yield Postgres(server.get_uri(), server.get_pid())
+        yield Postgres(server.get_uri(), server.get_pid(), Path(server.bin_path) / "psql")
     finally:
         server.stop()
 

@@ -121,7 +121,8 @@ LEFT JOIN expected_claims AS c ON c.identity_id = i.id
 LEFT JOIN grouped AS g ON g.identity_id = i.id
 LEFT JOIN expected_traits AS t ON t.identity_id = i.id
 
--- What retention has pruned left its trace in the registers, which are then taken as given.
+-- What retention has pruned left its trace in the registers: from before then it is taken as
+-- given, and from then on the calls that set it must be there.
 -- name: keep_pruned
 UPDATE expected_identities AS e
 SET
@@ -131,59 +132,74 @@ SET
     claimed_message_id = CASE WHEN i.older THEN i.claimed_message_id ELSE e.claimed_message_id END
 FROM (
     SELECT
-        i.*,
-        i.kind IN ('user', 'anonymous') AND i.claimed_at IS NOT NULL
-        AND (
-            stale.claimed_at IS NULL
-            OR (i.claimed_at, i.claimed_message_id)
-            < (stale.claimed_at, stale.claimed_message_id COLLATE "C")
+        i.id,
+        i.listed,
+        i.claimed_by,
+        i.claimed_at,
+        i.claimed_message_id,
+        coalesce(
+            i.kind IN ('user', 'anonymous')
+            AND i.claimed_at < b.pruned_before::timestamp AT TIME ZONE 'UTC'
+            AND (
+                stale.claimed_at IS NULL
+                OR (i.claimed_at, i.claimed_message_id)
+                < (stale.claimed_at, stale.claimed_message_id COLLATE "C")
+            ),
+            false
         ) AS older
     FROM windsor_private.identities AS i
     INNER JOIN expected_identities AS stale ON stale.id = i.id
+    CROSS JOIN windsor_private.calls_bounds AS b
+    WHERE b.pruned_before IS NOT NULL
 ) AS i
-WHERE
-    i.id = e.id
-    AND EXISTS (SELECT FROM windsor_private.calls_bounds WHERE pruned_before IS NOT NULL)
+WHERE i.id = e.id AND (i.older OR i.listed)
 
--- Which user identities alias calls join, for the components. Bounded by those that merge.
+-- Aliases that are not undone, nor their pair (an SDK sends an alias again at every login), in
+-- clock order. Streamed, since there may be many to one merge.
 -- name: merging_aliases
-SELECT
-    a.occurred_at,
-    a.message_id,
-    a.previous_identity_id,
-    a.user_identity_id,
-    previous.value AS previous_value,
-    named.value AS user_value
+SELECT a.occurred_at, a.message_id, a.previous_identity_id, a.user_identity_id
 FROM expected_aliases AS a
-INNER JOIN windsor_private.identities AS previous ON previous.id = a.previous_identity_id
-INNER JOIN windsor_private.identities AS named ON named.id = a.user_identity_id
-WHERE NOT EXISTS (
-    SELECT FROM windsor_private.aliases AS undone
-    WHERE
-        undone.previous_identity_id = a.previous_identity_id
-        AND undone.user_identity_id = a.user_identity_id
-        AND undone.undone_at IS NOT NULL
-)
+WHERE
+    a.previous_identity_id IS NOT NULL
+    AND NOT EXISTS (
+        SELECT FROM windsor_private.aliases AS undone
+        WHERE
+            undone.previous_identity_id = a.previous_identity_id
+            AND undone.user_identity_id = a.user_identity_id
+            AND undone.undone_at IS NOT NULL
+    )
+ORDER BY a.occurred_at, a.message_id
 
+-- The users that merges make: of each identity that takes part its root, the identity whose
+-- value is the merged name, and the last alias that merged anything.
 -- name: create_components
 CREATE TEMP TABLE components (
-    identity_id bigint PRIMARY KEY, root_id bigint NOT NULL, name text NOT NULL
+    identity_id bigint PRIMARY KEY,
+    root_id bigint NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    merged_at timestamptz NOT NULL,
+    merged_message_id text COLLATE "C" NOT NULL
 ) ON COMMIT DROP
 
 -- name: fill_components
 INSERT INTO components
-SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[])
+SELECT n.identity_id, n.root_id, named.value, n.merged_at, n.merged_message_id
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[])
+AS n (identity_id, root_id, named_id, merged_at, merged_message_id)
+INNER JOIN windsor_private.identities AS named ON named.id = n.named_id
 
 -- A user identity that merges with none is its own root.
 -- name: expected_members
 CREATE TEMP TABLE expected_members ON COMMIT DROP AS
 SELECT e.id AS identity_id, coalesce(c.root_id, e.claimed_by) AS root_id
 FROM expected_identities AS e
+-- What a pruned call left may name a user that is no more.
+INNER JOIN expected_identities AS claimant
+    ON claimant.id = e.claimed_by AND claimant.claimed_by = claimant.id
 LEFT JOIN components AS c ON c.identity_id = e.claimed_by
-WHERE e.claimed_by IS NOT NULL
 
--- The stored user of each expected root: the one that most of the identities have. Ids of
--- users are our own affair; who belongs together is not.
+-- The stored user of each expected root, where one of its identities has one. Which identity
+-- lends a user its id is our own affair; who belongs together is not.
 -- name: expected_roots
 CREATE TEMP TABLE expected_roots ON COMMIT DROP AS
 SELECT DISTINCT ON (e.root_id)
@@ -242,7 +258,9 @@ SELECT
     g.group_at,
     g.group_message_id,
     coalesce(t.traits, '{}') AS traits,
-    coalesce(t.trait_clocks, '{}') AS trait_clocks
+    coalesce(t.trait_clocks, '{}') AS trait_clocks,
+    max(c.merged_at) AS merged_at,
+    max(c.merged_message_id) AS merged_message_id
 FROM mine
 LEFT JOIN expected_roots AS r ON r.root_id = mine.root_id
 LEFT JOIN components AS c ON c.identity_id = mine.id
@@ -261,19 +279,31 @@ GROUP BY c.identity_id
 
 -- name: keep_pruned_seen
 UPDATE expected_seen AS e
-SET first_at = least(e.first_at, s.first_at), last_at = greatest(e.last_at, s.last_at)
-FROM windsor_private.seen AS s
-WHERE
-    s.identity_id = e.identity_id
-    AND EXISTS (SELECT FROM windsor_private.calls_bounds WHERE pruned_before IS NOT NULL)
+SET
+    first_at = CASE WHEN s.first_at < s.pruned_at THEN least(e.first_at, s.first_at)
+        ELSE e.first_at END,
+    last_at = CASE WHEN s.last_at < s.pruned_at THEN greatest(e.last_at, s.last_at)
+        ELSE e.last_at END
+FROM (
+    SELECT s.*, b.pruned_before::timestamp AT TIME ZONE 'UTC' AS pruned_at
+    FROM windsor_private.seen AS s
+    CROSS JOIN windsor_private.calls_bounds AS b
+    WHERE b.pruned_before IS NOT NULL
+) AS s
+WHERE s.identity_id = e.identity_id
 
 -- name: keep_pruned_only_seen
 INSERT INTO expected_seen
-SELECT s.identity_id, s.first_at, s.last_at
+SELECT
+    s.identity_id,
+    s.first_at,
+    CASE WHEN s.last_at < b.pruned_before::timestamp AT TIME ZONE 'UTC' THEN s.last_at
+        ELSE s.first_at END
 FROM windsor_private.seen AS s
+CROSS JOIN windsor_private.calls_bounds AS b
 WHERE
-    NOT EXISTS (SELECT FROM expected_seen AS e WHERE e.identity_id = s.identity_id)
-    AND EXISTS (SELECT FROM windsor_private.calls_bounds WHERE pruned_before IS NOT NULL)
+    s.first_at < b.pruned_before::timestamp AT TIME ZONE 'UTC'
+    AND NOT EXISTS (SELECT FROM expected_seen AS e WHERE e.identity_id = s.identity_id)
 
 -- name: expected_groups
 CREATE TEMP TABLE expected_groups ON COMMIT DROP AS
@@ -337,18 +367,40 @@ ORDER BY a.name, a.occurred_at DESC, a.message_id COLLATE "C" DESC
 
 -- What differs ----------------------------------------------------------------------------
 
+-- `id` is that of a row, or a message's, group's or audience's name: never a person's.
+-- name: create_differing
+CREATE TEMP TABLE differing (projection text NOT NULL, id text NOT NULL) ON COMMIT DROP
+
 -- name: differing_identities
-SELECT count(*) FROM expected_identities AS e
+INSERT INTO differing
+SELECT 'identities', e.id::text FROM expected_identities AS e
 INNER JOIN windsor_private.identities AS i ON i.id = e.id
 WHERE
-    (i.listed, i.claimed_by, i.claimed_at, i.claimed_message_id)
-    IS DISTINCT FROM (e.listed, e.claimed_by, e.claimed_at, e.claimed_message_id)
-    OR (i.kind = 'user' AND i.identified <> e.identified)
+    (i.listed, i.identified, i.claimed_by, i.claimed_at, i.claimed_message_id)
+    IS DISTINCT FROM (e.listed, e.identified, e.claimed_by, e.claimed_at, e.claimed_message_id)
     OR (i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks)
     IS DISTINCT FROM (e.group_id, e.group_at, e.group_message_id, e.traits, e.trait_clocks)
 
+-- Calls know identities by id: of one whose row is gone nobody can tell who it was.
+-- name: differing_lost_identities
+INSERT INTO differing
+SELECT 'lost identities', known.id::text
+FROM (
+    SELECT c.identity_id AS id FROM windsor_private.calls AS c
+    UNION
+    SELECT c.anonymous_identity_id FROM windsor_private.calls AS c
+    WHERE c.anonymous_identity_id IS NOT NULL
+    UNION
+    SELECT contact.id FROM windsor_private.calls AS c
+    CROSS JOIN LATERAL unnest(c.claims) AS contact (id)
+    WHERE c.type = 'identify'
+) AS known
+WHERE NOT EXISTS (SELECT FROM windsor_private.identities AS i WHERE i.id = known.id)
+
 -- name: differing_members
-SELECT count(*) FROM (
+INSERT INTO differing
+SELECT 'members', coalesce(e.identity_id, m.identity_id)::text
+FROM (
     SELECT e.identity_id, coalesce(r.user_id, e.root_id) AS user_id
     FROM expected_members AS e
     LEFT JOIN expected_roots AS r ON r.root_id = e.root_id
@@ -356,39 +408,70 @@ SELECT count(*) FROM (
 FULL JOIN windsor_private.members AS m ON m.identity_id = e.identity_id
 WHERE e.user_id IS DISTINCT FROM m.user_id
 
+-- The last merge may be set too late (then some replay of names is for nothing), never too
+-- early.
 -- name: differing_users
-SELECT count(*) FROM expected_users AS e
+INSERT INTO differing
+SELECT 'users', coalesce(e.id, u.id)::text
+FROM expected_users AS e
 FULL JOIN windsor_private.users AS u ON u.id = e.id
 WHERE
     (u.user_id, u.identities_count, u.identified, u.group_id, u.group_at, u.group_message_id)
     IS DISTINCT FROM
     (e.user_id, e.identities_count, e.identified, e.group_id, e.group_at, e.group_message_id)
     OR (u.traits, u.trait_clocks) IS DISTINCT FROM (e.traits, e.trait_clocks)
+    OR (
+        e.merged_at IS NOT NULL
+        AND (u.merged_at, u.merged_message_id) >= (e.merged_at, e.merged_message_id) IS NOT TRUE
+    )
 
 -- name: differing_seen
-SELECT count(*) FROM expected_seen AS e
+INSERT INTO differing
+SELECT 'seen', coalesce(e.identity_id, s.identity_id)::text
+FROM expected_seen AS e
 FULL JOIN windsor_private.seen AS s ON s.identity_id = e.identity_id
 WHERE (e.first_at, e.last_at) IS DISTINCT FROM (s.first_at, s.last_at)
 
 -- name: differing_groups
-SELECT count(*) FROM expected_groups AS e
+INSERT INTO differing
+SELECT 'groups', coalesce(e.group_id, g.group_id)
+FROM expected_groups AS e
 FULL JOIN windsor_private.groups AS g ON g.group_id = e.group_id
 WHERE (e.traits, e.trait_clocks) IS DISTINCT FROM (g.traits, g.trait_clocks)
 
 -- name: differing_audiences
-SELECT count(*) FROM expected_audiences AS e
+INSERT INTO differing
+SELECT 'audiences', coalesce(e.name, a.name)
+FROM expected_audiences AS e
 FULL JOIN windsor_private.audiences AS a ON a.name = e.name
 WHERE
     (e.computation_class, e.synced_at, e.synced_message_id)
     IS DISTINCT FROM (a.computation_class, a.synced_at, a.synced_message_id)
 
 -- name: differing_aliases
-SELECT count(*) FROM expected_aliases AS e
+INSERT INTO differing
+SELECT 'aliases', coalesce(e.message_id, a.message_id)
+FROM expected_aliases AS e
 FULL JOIN windsor_private.aliases AS a
     ON a.occurred_at = e.occurred_at AND a.message_id = e.message_id
 WHERE
     (e.previous_identity_id, e.user_identity_id)
     IS DISTINCT FROM (a.previous_identity_id, a.user_identity_id)
+
+-- $1: how many examples of each.
+-- name: summary
+SELECT
+    d.projection,
+    count(*) AS rows_count,
+    array_agg(d.id ORDER BY d.place) FILTER (WHERE d.place <= $1) AS examples
+FROM (
+    SELECT
+        projection,
+        id,
+        row_number() OVER (PARTITION BY projection ORDER BY length(id), id COLLATE "C") AS place
+    FROM differing
+) AS d
+GROUP BY d.projection
 
 -- Repair ----------------------------------------------------------------------------------
 
@@ -398,7 +481,12 @@ INSERT INTO windsor_private.identities (kind, value)
 SELECT k.kind, c.previous_id
 FROM windsor_private.calls AS c
 CROSS JOIN (VALUES ('user'::windsor_private.identity_kind), ('anonymous')) AS k (kind)
-WHERE c.type = 'alias'
+WHERE
+    c.type = 'alias'
+    AND NOT EXISTS (
+        SELECT FROM windsor_private.identities AS i
+        WHERE i.kind = k.kind AND i.value = c.previous_id
+    )
 GROUP BY k.kind, c.previous_id
 ON CONFLICT (kind, value) DO NOTHING
 
@@ -442,22 +530,14 @@ WHERE m.user_id <> excluded.user_id
 DELETE FROM windsor_private.users AS u
 WHERE NOT EXISTS (SELECT FROM expected_users AS e WHERE e.id = u.id)
 
--- The greatest alias may lie past the last one that merged: then some replay is for nothing.
 -- name: repair_users
 INSERT INTO windsor_private.users AS u (
     id, user_id, identities_count, identified, group_id, group_at, group_message_id,
     traits, trait_clocks, merged_at, merged_message_id
 )
-SELECT e.*, last.occurred_at, last.message_id
+SELECT e.*
 FROM expected_users AS e
-LEFT JOIN LATERAL (
-    SELECT a.occurred_at, a.message_id
-    FROM windsor_private.members AS m
-    INNER JOIN expected_aliases AS a ON a.user_identity_id = m.identity_id
-    WHERE m.user_id = e.id
-    ORDER BY a.occurred_at DESC, a.message_id COLLATE "C" DESC
-    LIMIT 1
-) AS last ON true
+INNER JOIN differing AS d ON d.projection = 'users' AND d.id = e.id::text
 ON CONFLICT (id) DO UPDATE SET
     user_id = excluded.user_id,
     identities_count = excluded.identities_count,
@@ -469,14 +549,6 @@ ON CONFLICT (id) DO UPDATE SET
     trait_clocks = excluded.trait_clocks,
     merged_at = excluded.merged_at,
     merged_message_id = excluded.merged_message_id
-WHERE
-    (
-        u.user_id, u.identities_count, u.identified, u.group_id, u.group_at,
-        u.group_message_id, u.traits, u.trait_clocks
-    ) IS DISTINCT FROM (
-        excluded.user_id, excluded.identities_count, excluded.identified, excluded.group_id,
-        excluded.group_at, excluded.group_message_id, excluded.traits, excluded.trait_clocks
-    )
 
 -- name: repair_drop_seen
 DELETE FROM windsor_private.seen AS s
@@ -484,7 +556,9 @@ WHERE NOT EXISTS (SELECT FROM expected_seen AS e WHERE e.identity_id = s.identit
 
 -- name: repair_seen
 INSERT INTO windsor_private.seen (identity_id, first_at, last_at)
-SELECT e.identity_id, e.first_at, e.last_at FROM expected_seen AS e
+SELECT e.identity_id, e.first_at, e.last_at
+FROM expected_seen AS e
+INNER JOIN differing AS d ON d.projection = 'seen' AND d.id = e.identity_id::text
 ON CONFLICT (identity_id) DO UPDATE SET
     first_at = excluded.first_at, last_at = excluded.last_at
 
@@ -494,7 +568,9 @@ WHERE NOT EXISTS (SELECT FROM expected_groups AS e WHERE e.group_id = g.group_id
 
 -- name: repair_groups
 INSERT INTO windsor_private.groups (group_id, traits, trait_clocks)
-SELECT e.group_id, e.traits, e.trait_clocks FROM expected_groups AS e
+SELECT e.group_id, e.traits, e.trait_clocks
+FROM expected_groups AS e
+INNER JOIN differing AS d ON d.projection = 'groups' AND d.id = e.group_id
 ON CONFLICT (group_id) DO UPDATE SET
     traits = excluded.traits, trait_clocks = excluded.trait_clocks
 
@@ -506,6 +582,7 @@ WHERE NOT EXISTS (SELECT FROM expected_audiences AS e WHERE e.name = a.name)
 INSERT INTO windsor_private.audiences (name, computation_class, synced_at, synced_message_id)
 SELECT e.name, e.computation_class, e.synced_at, e.synced_message_id
 FROM expected_audiences AS e
+INNER JOIN differing AS d ON d.projection = 'audiences' AND d.id = e.name
 ON CONFLICT (name) DO UPDATE SET
     computation_class = excluded.computation_class,
     synced_at = excluded.synced_at,
@@ -518,12 +595,26 @@ WHERE NOT EXISTS (
     WHERE e.occurred_at = a.occurred_at AND e.message_id = a.message_id
 )
 
+-- An operator's undoing is of the pair, so an alias that was missing is undone like the others.
 -- name: repair_aliases
 INSERT INTO windsor_private.aliases (
-    occurred_at, message_id, previous_identity_id, user_identity_id
+    occurred_at, message_id, previous_identity_id, user_identity_id, undone_at
 )
-SELECT e.occurred_at, e.message_id, e.previous_identity_id, e.user_identity_id
+SELECT
+    e.occurred_at,
+    e.message_id,
+    e.previous_identity_id,
+    e.user_identity_id,
+    (
+        SELECT min(undone.undone_at) FROM windsor_private.aliases AS undone
+        WHERE
+            undone.previous_identity_id = e.previous_identity_id
+            AND undone.user_identity_id = e.user_identity_id
+    )
 FROM expected_aliases AS e
+WHERE EXISTS (
+    SELECT FROM differing AS d WHERE d.projection = 'aliases' AND d.id = e.message_id
+)
 ON CONFLICT (occurred_at, message_id) DO UPDATE SET
     previous_identity_id = excluded.previous_identity_id,
     user_identity_id = excluded.user_identity_id
