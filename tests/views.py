@@ -36,7 +36,7 @@ async def stored_views(dsn: str) -> Views:
             rows: list[dict[str, Any]] = [
                 dict(row)
                 for row in await connection.fetch(
-                    f"SELECT {columns} FROM windsor.{view}"  # noqa: S608 - our own constants
+                    f"SELECT {columns} FROM windsor.{view}"
                 )
             ]
             views[view] = sorted(rows, key=repr)

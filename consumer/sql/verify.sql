@@ -170,23 +170,19 @@ WHERE
     )
 ORDER BY a.occurred_at, a.message_id
 
--- The users that merges make: of each identity that takes part its root, the identity whose
--- value is the merged name, and the last alias that merged anything.
+-- The users that merges make: of each identity that takes part its root, which is the identity
+-- whose value is the merged name, and the last alias that merged anything.
 -- name: create_components
 CREATE TEMP TABLE components (
     identity_id bigint PRIMARY KEY,
     root_id bigint NOT NULL,
-    name text COLLATE "C" NOT NULL,
     merged_at timestamptz NOT NULL,
     merged_message_id text COLLATE "C" NOT NULL
 ) ON COMMIT DROP
 
 -- name: fill_components
 INSERT INTO components
-SELECT n.identity_id, n.root_id, named.value, n.merged_at, n.merged_message_id
-FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[])
-AS n (identity_id, root_id, named_id, merged_at, merged_message_id)
-INNER JOIN windsor_private.identities AS named ON named.id = n.named_id
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::text[])
 
 -- A user identity that merges with none is its own root.
 -- name: expected_members
@@ -251,7 +247,7 @@ grouped AS (
 
 SELECT
     coalesce(r.user_id, mine.root_id) AS id,
-    coalesce(max(c.name), max(mine.value) FILTER (WHERE mine.id = mine.root_id)) AS user_id,
+    max(mine.value) FILTER (WHERE mine.id = mine.root_id) AS user_id,
     count(*)::integer AS identities_count,
     bool_or(mine.identified) AS identified,
     g.group_id,
@@ -422,7 +418,8 @@ WHERE
     OR (u.traits, u.trait_clocks) IS DISTINCT FROM (e.traits, e.trait_clocks)
     OR (
         e.merged_at IS NOT NULL
-        AND (u.merged_at, u.merged_message_id) >= (e.merged_at, e.merged_message_id) IS NOT TRUE
+        AND ((u.merged_at, u.merged_message_id) >= (e.merged_at, e.merged_message_id))
+        IS NOT TRUE
     )
 
 -- name: differing_seen
