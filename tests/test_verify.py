@@ -1,6 +1,5 @@
 """Verify recomputes from the calls alone: it sees each kind of damage, and mends it."""
 
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,0 +1,59 @@
+"""What is documented is what there is: settings, metrics, commands, queries."""
+
+import re
+from pathlib import Path
+
+import asyncpg
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer.metrics import Metrics
+from consumer.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `(WINDSOR_\w+)` \| (?:`(.*?)`)? ?\|", (DOCS / "settings.md").read_text(), re.M
+    )
+    expected = [
+        (field.encode_name, "" if field.default is None else str(field.default))
+        for field in msgspec.structs.fields(Settings)
+    ]
+
+    assert rows == expected
+
+
+def test_every_metric_is_documented_and_explained() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.skipped({"tombstone": 1})
+    found = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in registry.collect()
+    }
+    documented = set(
+        re.findall(r"^\| `(windsor_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE)
+    )
+
+    assert documented == found
+    assert all(family.documentation.endswith(".") for family in registry.collect())
+
+
+QUERIES = re.findall(r"```sql\n(.*?)```", (DOCS / "data-model.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+async def test_query_of_the_data_model_runs(query: str, database: str) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        assert await connection.fetch(query) == []
+    finally:
+        await connection.close()
+
+
+def test_there_are_queries() -> None:
+    assert len(QUERIES) >= 6

@@ -1,0 +1,59 @@
+"""Settings: all errors at once, nothing misspelled, no secret printed."""
+
+from pathlib import Path
+
+import pytest
+
+from consumer.core.ids import BLOCKED_IDS
+from consumer.errors import ConfigError
+from consumer.settings import Settings, load_settings, require
+
+
+def test_environment_is_read_by_type() -> None:
+    settings = load_settings({
+        "WINDSOR_LANES": "4", "WINDSOR_RETENTION_DAYS": "90", "WINDSOR_PHONE_REGION": "US",
+        "WINDSOR_KAFKA_TOPICS": " a,b ", "WINDSOR_BLOCKED_IDS": "N/A, Test", "PATH": "/bin",
+        "WINDSOR_TEST_KAFKA": "ignored", "WINDSOR_LOG_LEVEL": "",
+    })  # fmt: skip
+
+    assert settings == Settings(
+        lanes=4, retention_days=90, phone_region="US", kafka_topics="a,b", blocked_ids="N/A, Test"
+    )
+    assert settings.blocked_ids_set == {"n/a", "test"}
+    assert Settings().blocked_ids_set == BLOCKED_IDS
+
+
+def test_all_errors_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings({
+            "WINDSOR_LANES": "many", "WINDSOR_KAFKA_TOPIC": "x", "WINDSOR_QQQQQQQQQQ": "1",
+            "WINDSOR_HTTP_PORT": "70000", "WINDSOR_DATABASE_URL_FILE": "/no/such/file",
+        })  # fmt: skip
+
+    assert str(caught.value).splitlines() == [
+        "WINDSOR_DATABASE_URL_FILE: the file it names cannot be read",
+        "WINDSOR_KAFKA_TOPIC: did you mean WINDSOR_KAFKA_TOPICS?",
+        "WINDSOR_QQQQQQQQQQ: there is no such setting",
+        "WINDSOR_HTTP_PORT: expected `int` <= 65535 (is '70000')",
+        "WINDSOR_LANES: expected `int`, got `str` (is 'many')",
+    ]
+
+
+def test_secret_comes_from_a_file_and_is_never_printed(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://windsor:hunter2@db/windsor\n")
+
+    settings = load_settings({"WINDSOR_DATABASE_URL_FILE": str(file)})
+
+    assert settings.database_url == "postgresql://windsor:hunter2@db/windsor"
+    assert "hunter2" not in repr(settings)
+
+
+def test_what_a_command_needs_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        require(Settings(), "kafka_bootstrap_servers", "database_url")
+
+    assert str(caught.value).splitlines() == [
+        "WINDSOR_KAFKA_BOOTSTRAP_SERVERS: must be set",
+        "WINDSOR_DATABASE_URL: must be set",
+    ]
