@@ -44,10 +44,3 @@ class WireCall(msgspec.Struct, gc=False):
     integrations: msgspec.Raw = RAW_ABSENT
     batch: msgspec.Raw = RAW_ABSENT
     http_payload: msgspec.Raw = msgspec.field(default=RAW_ABSENT, name="httpPayload")
-
-
-class ContactFields(msgspec.Struct, gc=False):
-    """The keys of an object that may hold a contact."""
-
-    email: Any = None
-    phone: Any = None

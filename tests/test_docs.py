@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 
 def test_every_setting_is_documented_with_its_default() -> None:
     rows = re.findall(
-        r"^\| `(WINDSOR_\w+)` \| (?:`(.*?)`)? ?\|", (DOCS / "settings.md").read_text(), re.M
+        r"^\| `(WINDSOR_\w+)` \| (?:`(.*?)`)? ?\|", (DOCS / "settings.md").read_text(), re.MULTILINE
     )
     expected = [
         (field.encode_name, "" if field.default is None else str(field.default))

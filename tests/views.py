@@ -34,10 +34,7 @@ async def stored_views(dsn: str) -> Views:
         views: Views = {}
         for view, columns in _COLUMNS.items():
             rows: list[dict[str, Any]] = [
-                dict(row)
-                for row in await connection.fetch(
-                    f"SELECT {columns} FROM windsor.{view}"
-                )
+                dict(row) for row in await connection.fetch(f"SELECT {columns} FROM windsor.{view}")
             ]
             views[view] = sorted(rows, key=repr)
         return views

@@ -14,9 +14,13 @@ EARLIEST_US: Final = 946_684_800_000_000
 LATEST_US: Final = 253_402_300_799_999_998
 
 _DAY_US: Final = 86_400_000_000
+_DAY_MINUTES: Final = 24 * 60
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_BELOW: Final = 10**11
-_EPOCH_DIGITS_MIN: Final = 10
+# Longer ones are as far from any plausible time, and dear to read.
+_NUMBER_CHARS_MAX: Final = 24
+# 2026-01-02T03:04:05Z, with milliseconds, +00:00, microseconds.
+_COMMON_CHARS: Final = frozenset({20, 24, 25, 27})
 
 _ISO: Final = re.compile(
     r"(?P<year>\d{4})(?:-?(?P<month>\d{1,2})(?:-?(?P<day>\d{1,2}))?)?"
@@ -39,7 +43,14 @@ def parse_timestamp(value: object) -> int | None:
         microseconds are cut off; without a zone, UTC is meant.
     """
     if isinstance(value, str):
-        return _parse_text(value)
+        # The common shapes, by the interpreter's own parser: it takes a tenth of ours.
+        if len(value) in _COMMON_CHARS and value[4] == "-":
+            try:
+                moment = datetime.fromisoformat(value)
+            except ValueError:
+                return _parse_text(value.strip())
+            return _microseconds(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        return _parse_text(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return _from_epoch(value)
@@ -58,25 +69,17 @@ def clock_of(at: int | None, record_ms: int) -> tuple[int, bool]:
     record = min(max(record_ms * 1000, EARLIEST_US), LATEST_US)
     if at is None:
         return record, False
-    if at < EARLIEST_US or at > min(record + _DAY_US, LATEST_US):
-        return record, True
-    return at, False
+    # A record without a timestamp says nothing about its call's.
+    latest = LATEST_US if record_ms < 0 else min(record + _DAY_US, LATEST_US)
+    if EARLIEST_US <= at <= latest:
+        return at, False
+    return record, True
 
 
 def _parse_text(text: str) -> int | None:
-    try:
-        # The common shape, by the interpreter's own parser.
-        moment = datetime.fromisoformat(text) if len(text) in {20, 24, 25, 27} else None
-    except ValueError:
-        moment = None
-    if moment is None:
-        text = text.strip()
-        if _NUMBER.fullmatch(text):
-            return _from_epoch(float(text) if "." in text else int(text[:20]))
-        return _parse_lenient(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return _microseconds(moment)
+    if _NUMBER.fullmatch(text):
+        return _from_epoch(float(text) if "." in text else int(text[:_NUMBER_CHARS_MAX]))
+    return _parse_lenient(text)
 
 
 def _parse_lenient(text: str) -> int | None:
@@ -87,12 +90,15 @@ def _parse_lenient(text: str) -> int | None:
     fraction = int(((part["fraction"] or "") + "000000")[:6])
     second = int(part["second"] or 0)
     leap = second == 60  # noqa: PLR2004 - a leap second is the next minute's first
+    hour = int(part["hour"] or 0)
+    # The end of a day, which is the next one's beginning.
+    midnight = hour == 24 and not int(part["minute"] or 0) and not second  # noqa: PLR2004
     try:
         moment = datetime(
             int(part["year"]),
             int(part["month"] or 1),
             int(part["day"] or 1),
-            int(part["hour"] or 0),
+            0 if midnight else hour,
             int(part["minute"] or 0),
             59 if leap else second,
             fraction,
@@ -101,7 +107,10 @@ def _parse_lenient(text: str) -> int | None:
     except ValueError:
         return None
     offset = _zone_minutes(part["zone"])
-    return _microseconds(moment) + (1_000_000 if leap else 0) - offset * 60_000_000
+    if abs(offset) >= _DAY_MINUTES:
+        return None
+    extra = (1_000_000 if leap else 0) + (_DAY_US if midnight else 0)
+    return _microseconds(moment) + extra - offset * 60_000_000
 
 
 def _zone_minutes(zone: str | None) -> int:

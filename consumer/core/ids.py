@@ -5,6 +5,8 @@ Source: the contract, section 1.1 (ids).
 
 from typing import Final
 
+from consumer.core.call import RejectReason
+
 ID_CHARS_MAX: Final = 512
 
 BLOCKED_IDS: Final = frozenset(
@@ -29,10 +31,11 @@ BLOCKED_IDS: Final = frozenset(
 class IdError(ValueError):
     """An id that cannot be used; `reason` is the dead letter's."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
+    def __init__(self, reason: RejectReason, field: str, words: str) -> None:
+        super().__init__(f"{field}: {words}")
         self.reason = reason
-        self.detail = detail
+        self.field = field
+        self.words = words
 
 
 def normalised_id(value: object, field: str, chars_max: int, *, trim: bool = True) -> str | None:
@@ -50,28 +53,31 @@ def normalised_id(value: object, field: str, chars_max: int, *, trim: bool = Tru
     Raises:
         IdError: It is of another type, too long, or holds NUL.
     """
-    if value is None:
-        return None
     if isinstance(value, str):
         text = value.strip() if trim else value
+    elif value is None:
+        return None
     elif isinstance(value, int) and not isinstance(value, bool):
+        # Python writes out no integer of more than some 4,300 digits.
         if abs(value) >= 10**chars_max:
-            raise IdError("id_too_long", f"{field}: longer than {chars_max} characters")
+            raise IdError("id_too_long", field, f"longer than {chars_max} characters")
         text = str(value)
     else:
-        raise IdError("invalid_field", f"{field}: {_json_type(value)}, must be a string or integer")
-    if not text:
-        return None
+        raise IdError("invalid_field", field, f"{_json_type(value)}, must be a string or integer")
     if len(text) > chars_max:
-        raise IdError("id_too_long", f"{field}: {len(text)} characters, at most {chars_max}")
+        raise IdError("id_too_long", field, f"{len(text)} characters, at most {chars_max}")
     if "\x00" in text:
-        raise IdError("invalid_field", f"{field}: holds a NUL character")
-    return text
+        raise IdError("invalid_field", field, "holds a NUL character")
+    return text or None
 
 
 def is_blocked(text: str, blocked: frozenset[str]) -> bool:
-    """Tell whether an id is one that names nobody."""
-    # Only short or zero-like ids can be junk; most ids are neither.
+    """Tell whether an id is one that names nobody.
+
+    Args:
+        text: A normalised id.
+        blocked: Junk ids in lower case.
+    """
     return text.lower() in blocked or (text[0] in "0-" and not text.strip("0-") and "0" in text)
 
 
