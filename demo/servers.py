@@ -114,7 +114,9 @@ def embedded_kafka(
     environment = {**os.environ, "LOG_DIR": str(folder)}
     if not (folder / "data" / "meta.properties").exists():
         cluster = uuid.uuid4()
-        format_ = ["kafka.tools.StorageTool", "format", "-t", _cluster_id(cluster), "-c", config]
+        # One word: an id may begin with a hyphen.
+        cluster_id = f"--cluster-id={_cluster_id(cluster)}"
+        format_ = ["kafka.tools.StorageTool", "format", cluster_id, "-c", config]
         with log_file.open("ab") as log:
             done = subprocess.run([*base, *format_], stdout=log, stderr=log, check=False)
         if done.returncode != 0:

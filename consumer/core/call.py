@@ -149,3 +149,20 @@ class Skipped(msgspec.Struct, gc=False, frozen=True):
 
 
 Outcome: TypeAlias = Call | Rejected | Skipped
+
+
+class RefusedError(Exception):
+    """A call cannot be applied; the decoder makes it a `Rejected`, it goes no further."""
+
+    def __init__(self, reason: RejectReason, field: str, words: str) -> None:
+        """Say why.
+
+        Args:
+            reason: The dead letter's.
+            field: Where in the call, empty for all of it.
+            words: What is wrong, for a person.
+        """
+        super().__init__(f"{field}: {words}" if field else words)
+        self.reason = reason
+        self.field = field
+        self.words = words

@@ -12,7 +12,6 @@ Source: the contract, sections 1.1 to 1.4, 2 and 3.4.
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, cast
@@ -27,13 +26,22 @@ from consumer.core.call import (
     Identity,
     Outcome,
     Record,
+    RefusedError,
     Rejected,
-    RejectReason,
     Skipped,
 )
 from consumer.core.clock import LATEST_US, clock_of, parse_timestamp
 from consumer.core.contacts import claimed_contacts, first_contact
-from consumer.core.ids import BLOCKED_IDS, ID_CHARS_MAX, IdError, is_blocked, normalised_id
+from consumer.core.ids import BLOCKED_IDS, ID_CHARS_MAX, is_blocked, normalised_id
+from consumer.core.storable import (
+    ARRAY,
+    OBJECT,
+    check_depth,
+    check_surrogates,
+    is_suspicious,
+    may_hold,
+    stored_object,
+)
 from schemas.catalogue import category_of
 from schemas.segment import WireCall
 
@@ -47,31 +55,6 @@ _YEAR_ONE_US: Final = -62_135_596_800_000_000
 # What a batch's context may grow to by being lent to each of its calls: a record of 1 MiB
 # could otherwise ask for gigabytes. Some 4,000 calls with a browser's context take 4 MiB.
 _LENT_BYTES_MAX: Final = 32 * 1024 * 1024
-
-# Postgres stores 1e131071 in 22 bytes and reads it back as 131,072: no sender means it.
-_EXPONENT_MAX: Final = 1_000
-# The bounds of Postgres' numeric, before and after the point.
-_WHOLE_DIGITS_MAX: Final = 131_072
-_FRACTION_DIGITS_MAX: Final = 16_383
-# A number of fewer digits is within the bounds, whatever its exponent.
-_DIGITS_SAFE: Final = _FRACTION_DIGITS_MAX - _EXPONENT_MAX
-_MANY_DIGITS: Final = b"0" * _DIGITS_SAFE
-_DIGITS_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
-# Hexadecimal ids look like exponents too, but a number ends where its member does.
-_LARGE_EXPONENT: Final = re.compile(rb"[eE][+-]?\d{4,}[\s,}\]]")
-
-_STRING: Final = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-_BRACKETS: Final = re.compile(_STRING + rb"|([\[{])|[\]}]", re.DOTALL)
-_NUMBERS: Final = re.compile(_STRING + rb"|(-?\d[\d.eE+-]*)", re.DOTALL)
-_KEYS: Final = re.compile(rb"(" + _STRING + rb")(\s*:)?", re.DOTALL)
-
-_BACKSLASH: Final = ord("\\")
-_QUOTE: Final = ord('"')
-_OBJECT: Final = ord("{")
-_ARRAY: Final = ord("[")
-_NUL_ESCAPE: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-_SURROGATE_PAIR: Final = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
 
 _decode_call = msgspec.json.Decoder(WireCall).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -95,23 +78,6 @@ class DecodeRules(NamedTuple):
     call_bytes_max: int = 512 * 1024
     depth_max: int = 64
     id_chars_max: int = ID_CHARS_MAX
-
-
-class _RefusedError(Exception):
-    """A call cannot be applied; carried to the one place that makes it a value."""
-
-    def __init__(self, reason: RejectReason, field: str, words: str) -> None:
-        """Say why.
-
-        Args:
-            reason: The dead letter's.
-            field: Where in the call, empty for all of it.
-            words: What is wrong, for a person.
-        """
-        super().__init__(words)
-        self.reason = reason
-        self.field = field
-        self.words = words
 
 
 class _Envelope(NamedTuple):
@@ -151,7 +117,7 @@ class Decoder:
             if wire.batch or wire.http_payload:
                 return list(self._envelope(record, wire, value, expired_before))
             return (self._call(record, 0, wire, value, _NO_ENVELOPE, expired_before),)
-        except (_RefusedError, IdError) as refused:
+        except RefusedError as refused:
             return (_rejected(record, 0, "", refused),)
 
     # Records and envelopes ------------------------------------------------------------------
@@ -159,7 +125,7 @@ class Decoder:
     def _check_record(self, value: bytes) -> None:
         """Refuse what no JSON parser should see."""
         if len(value) > self._rules.record_bytes_max:
-            raise _RefusedError(
+            raise RefusedError(
                 "too_large",
                 "",
                 f"record of {len(value)} bytes, at most {self._rules.record_bytes_max}",
@@ -169,7 +135,7 @@ class Decoder:
             try:
                 value.decode()
             except UnicodeDecodeError as error:
-                raise _RefusedError(
+                raise RefusedError(
                     "malformed_json", "", f"invalid UTF-8 (byte {error.start})"
                 ) from error
 
@@ -177,10 +143,10 @@ class Decoder:
         self, record: Record, wire: WireCall, value: bytes, expired_before: int | None
     ) -> Iterator[Outcome]:
         """Unwrap `httpPayload` and `batch`; each call stands or falls alone."""
-        if _is(wire.http_payload, _OBJECT):
+        if _is(wire.http_payload, OBJECT):
             value = bytes(wire.http_payload)
             wire = _read(value)
-        if not _is(wire.batch, _ARRAY):
+        if not _is(wire.batch, ARRAY):
             yield self._outcome(record, 0, value, _NO_ENVELOPE, expired_before, "")
             return
         lent = self._lent(wire)
@@ -202,12 +168,11 @@ class Decoder:
     def _lent(self, wire: WireCall) -> _Envelope:
         """What a batch lends its calls, checked once."""
         for raw in (wire.context, wire.integrations):
-            if raw:
-                _check_surrogates(bytes(raw))
+            check_surrogates(bytes(raw))
         # A call's context is one level down.
-        self._check_depth(bytes(wire.context), self._rules.depth_max - 1, "context")
+        check_depth(bytes(wire.context), self._rules.depth_max, "context", above=1)
         return _Envelope(
-            _object(wire.context, "context", suspicious=True),
+            stored_object(wire.context, "context", suspicious=True),
             _either(wire.sent_at, wire.sent_at_snake),
             _either(wire.received_at, wire.received_at_snake),
             bytes(wire.integrations) or None,
@@ -225,10 +190,10 @@ class Decoder:
         """Decode one call of an envelope; what is wrong with it is its own."""
         try:
             wire = _read(value)
-            if _is(wire.batch, _ARRAY) or _is(wire.http_payload, _OBJECT):
-                raise _RefusedError("not_a_call", "", "an envelope within an envelope")  # noqa: TRY301 - where all refusals become values
+            if _is(wire.batch, ARRAY) or _is(wire.http_payload, OBJECT):
+                raise RefusedError("not_a_call", "", "an envelope within an envelope")  # noqa: TRY301 - where all refusals become values
             return self._call(record, position, wire, value, envelope, expired_before)
-        except (_RefusedError, IdError) as refused:
+        except RefusedError as refused:
             return _rejected(record, position, place, refused)
 
     # One call -------------------------------------------------------------------------------
@@ -249,51 +214,38 @@ class Decoder:
         received_at = parse_timestamp(
             wire.received_at or wire.received_at_snake or envelope.received_at
         )
-        at = parse_timestamp(wire.timestamp)
-        if at is None:
-            at = _corrected_time(wire, envelope, received_at)
-        at, replaced = clock_of(at, record.timestamp)
+        at, replaced = clock_of(_own_time(wire, envelope, received_at), record.timestamp)
         if expired_before is not None and at < expired_before and call_type in _EXPIRING_TYPES:
             return _EXPIRED
         user_id = self._person(_either(wire.user_id, wire.user_id_snake), "userId")
         anonymous_id = self._person(
             _either(wire.anonymous_id, wire.anonymous_id_snake), "anonymousId"
         )
-        previous_id = group_id = name = category = None
-        properties = _object(wire.properties, "properties", suspicious=suspicious)
-        context = _object(wire.context, "context", suspicious=suspicious)
+        properties = stored_object(wire.properties, "properties", suspicious=suspicious)
+        context = stored_object(wire.context, "context", suspicious=suspicious)
         if envelope.context is not None:
             context = self._with_lent(context, envelope.context, len(value))
-        traits = _object(wire.traits, "traits", suspicious=suspicious)
-        trait_values = audience = None
+        traits = stored_object(wire.traits, "traits", suspicious=suspicious)
+        previous_id = group_id = name = category = trait_values = audience = None
         claims: tuple[Identity, ...] = ()
         if call_type == "track":
             name = _event(wire.event)
             category = category_of(name)
         elif call_type == "identify":
             traits, trait_values = _identify_traits(traits, context)
-            if trait_values and context is not None:
-                audience = _audience(context, trait_values, self._rules.id_chars_max)
-            if user_id is not None:
-                claims = claimed_contacts(
-                    user_id, _contact_fields(trait_values), self._rules.phone_region
-                )
+            audience = _audience(context, trait_values, self._rules.id_chars_max)
+            claims = self._claims(user_id, trait_values)
         elif call_type == "group":
-            group_id = self._id(_either(wire.group_id, wire.group_id_snake), "groupId")
-            if group_id is None:
-                raise _RefusedError("missing_field", "groupId", "missing")
+            group_id = self._group_id(wire)
             trait_values = _values(traits)
         elif call_type == "alias":
             previous_id = self._previous_id(wire, user_id, anonymous_id)
         else:
             name = None if wire.name is None else _text(wire.name, "name")
             category = "analytics"
-        if user_id is not None:
-            identity = Identity("user", user_id)
-        elif anonymous_id is not None and category not in _CONTACT_CATEGORIES:
-            identity = Identity("anonymous", anonymous_id)
-        else:
-            identity = self._contact(wire, anonymous_id, (context, properties, traits))
+        identity = self._own_identity(user_id, anonymous_id, category) or self._contact(
+            wire, anonymous_id, (context, properties, traits)
+        )
         message_id = self._message_id(wire, record, position)
         # By position, in the order of the fields: by keyword it takes a microsecond more.
         return Call(
@@ -323,29 +275,11 @@ class Decoder:
     def _check_call(self, value: bytes) -> bool:
         """Refuse a call that is too much, and tell whether its parts need the exact check."""
         if len(value) > self._rules.call_bytes_max:
-            raise _RefusedError(
+            raise RefusedError(
                 "too_large", "", f"call of {len(value)} bytes, at most {self._rules.call_bytes_max}"
             )
-        self._check_depth(value, self._rules.depth_max, "")
-        # One byte is looked for far faster than two.
-        if _BACKSLASH in value and b"\\u" in value:
-            _check_surrogates(value)
-            return True
-        return len(value) > _DIGITS_SAFE or _LARGE_EXPONENT.search(value) is not None
-
-    def _check_depth(self, value: bytes, depth_max: int, field: str) -> None:
-        if value.count(b"{") + value.count(b"[") <= depth_max:
-            return
-        depth = 0
-        for token in _BRACKETS.finditer(value):
-            if token.lastindex:
-                depth += 1
-                if depth > depth_max:
-                    raise _RefusedError(
-                        "too_deep", field, f"deeper than {self._rules.depth_max} levels"
-                    )
-            elif value[token.start()] != _QUOTE:
-                depth -= 1
+        check_depth(value, self._rules.depth_max)
+        return is_suspicious(value)
 
     def _id(self, value: object, field: str) -> str | None:
         return normalised_id(value, field, self._rules.id_chars_max)
@@ -354,6 +288,29 @@ class Decoder:
         """An id that names somebody; None where it is absent or junk."""
         text = normalised_id(value, field, self._rules.id_chars_max)
         return None if text is None or is_blocked(text, self._rules.blocked_ids) else text
+
+    def _own_identity(
+        self, user_id: str | None, anonymous_id: str | None, category: str | None
+    ) -> Identity | None:
+        """Whom a call points at by its ids; None where a contact comes first."""
+        if user_id is not None:
+            return Identity("user", user_id)
+        if anonymous_id is not None and category not in _CONTACT_CATEGORIES:
+            return Identity("anonymous", anonymous_id)
+        return None
+
+    def _claims(
+        self, user_id: str | None, trait_values: Mapping[str, bytes]
+    ) -> tuple[Identity, ...]:
+        if user_id is None:
+            return ()
+        return claimed_contacts(user_id, _contact_fields(trait_values), self._rules.phone_region)
+
+    def _group_id(self, wire: WireCall) -> str:
+        group_id = self._id(_either(wire.group_id, wire.group_id_snake), "groupId")
+        if group_id is None:
+            raise RefusedError("missing_field", "groupId", "missing")
+        return group_id
 
     def _previous_id(self, wire: WireCall, user_id: str | None, anonymous_id: str | None) -> str:
         """Who an alias merges into its `userId`'s user."""
@@ -364,17 +321,17 @@ class Decoder:
         if previous_id is None:
             self._refuse_junk(value, None, "previousId")
         if user_id is None:
-            raise _RefusedError("missing_field", "userId", "missing")
+            raise RefusedError("missing_field", "userId", "missing")
         previous_id = previous_id or anonymous_id
         if previous_id is None:
-            raise _RefusedError("missing_field", "previousId", "missing, and no anonymousId")
+            raise RefusedError("missing_field", "previousId", "missing, and no anonymousId")
         return previous_id
 
     def _refuse_junk(self, camel: object, snake: object, field: str) -> None:
         """Refuse an id that is there and names nobody."""
         text = self._id(_either(camel, snake), field)
         if text is not None and is_blocked(text, self._rules.blocked_ids):
-            raise _RefusedError("blocked_id", field, f"{text[:32]!r} names nobody")
+            raise RefusedError("blocked_id", field, f"{text[:32]!r} names nobody")
 
     def _contact(
         self, wire: WireCall, anonymous_id: str | None, places: tuple[bytes | None, ...]
@@ -400,14 +357,14 @@ class Decoder:
             return Identity("anonymous", anonymous_id)
         self._refuse_junk(wire.user_id, wire.user_id_snake, "userId")
         self._refuse_junk(wire.anonymous_id, wire.anonymous_id_snake, "anonymousId")
-        raise _RefusedError(
+        raise RefusedError(
             "missing_id", "", "neither userId nor anonymousId, and no email or phone"
         )
 
     def _with_lent(self, own: bytes | None, lent: bytes, call_bytes: int) -> bytes:
         """A call's context over its batch's; the call's own keys win."""
         if call_bytes + len(lent) > self._rules.call_bytes_max:
-            raise _RefusedError(
+            raise RefusedError(
                 "too_large",
                 "",
                 f"call of {call_bytes + len(lent)} bytes with its batch's context, "
@@ -427,9 +384,7 @@ class Decoder:
         return blake2b(record.value or b"", digest_size=16, salt=salt).hexdigest()
 
 
-def _rejected(
-    record: Record, position: int, place: str, refused: _RefusedError | IdError
-) -> Rejected:
+def _rejected(record: Record, position: int, place: str, refused: RefusedError) -> Rejected:
     """Make a refusal a value, with the place in the record where it arose."""
     where = f"{place}.{refused.field}" if place and refused.field else place or refused.field
     detail = f"{where}: {refused.words}" if where else refused.words
@@ -442,11 +397,11 @@ def _read(value: bytes) -> WireCall:
     except msgspec.ValidationError as error:
         if value.lstrip()[:1] == b"{":
             return _read_exactly(value)
-        raise _RefusedError("not_a_call", "", "must be a JSON object") from error
+        raise RefusedError("not_a_call", "", "must be a JSON object") from error
     except RecursionError as error:
-        raise _RefusedError("too_deep", "", "deeper than the parser goes") from error
+        raise RefusedError("too_deep", "", "deeper than the parser goes") from error
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise _RefusedError("malformed_json", "", str(error)) from error
+        raise RefusedError("malformed_json", "", str(error)) from error
 
 
 def _read_exactly(value: bytes) -> WireCall:
@@ -485,19 +440,22 @@ def _type(wire: WireCall) -> CallType:
     found = wire.action if wire.type is None else wire.type
     if not isinstance(found, str):
         if wire.batch and found is None:
-            raise _RefusedError("not_a_call", "batch", "must be an array of calls")
+            raise RefusedError("not_a_call", "batch", "must be an array of calls")
         words = "missing" if found is None else "must be a string"
-        raise _RefusedError("unknown_type", "type", words)
+        raise RefusedError("unknown_type", "type", words)
     if found in _CALL_TYPES:
         return cast("CallType", found)
     lower = found.strip().lower()
     if lower not in _CALL_TYPES:
-        raise _RefusedError("unknown_type", "type", f"{found[:64]!r} is none of Segment's calls")
+        raise RefusedError("unknown_type", "type", f"{found[:64]!r} is none of Segment's calls")
     return cast("CallType", lower)
 
 
-def _corrected_time(wire: WireCall, envelope: _Envelope, received_at: int | None) -> int | None:
-    """The time of a call that has no `timestamp`, by what its sender's clock said."""
+def _own_time(wire: WireCall, envelope: _Envelope, received_at: int | None) -> int | None:
+    """A call's time by its own word: `timestamp`, else by what its sender's clock said."""
+    at = parse_timestamp(wire.timestamp)
+    if at is not None:
+        return at
     original = parse_timestamp(_either(wire.original_timestamp, wire.original_timestamp_snake))
     if received_at is None or original is None:
         return original if original is not None else received_at
@@ -513,13 +471,13 @@ def _storable_time(received_at: int | None, record_ms: int) -> int:
 
 def _event(value: object) -> str:
     if value is None or value == "":
-        raise _RefusedError("missing_field", "event", "missing")
+        raise RefusedError("missing_field", "event", "missing")
     return _text(value, "event")
 
 
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
-        raise _RefusedError("invalid_field", field, "must be a string")
+        raise RefusedError("invalid_field", field, "must be a string")
     return value.replace("\x00", "\ufffd")
 
 
@@ -528,82 +486,10 @@ def _is_filtered(own: msgspec.Raw, lent: bytes | None) -> bool:
     value = bytes(own)
     if not value or value == b"null":
         value = lent or b""
-    if not _may_hold(value, b"Windsor") or value[0] != _OBJECT:
+    if not may_hold(value, b"Windsor") or value[0] != OBJECT:
         return False
     found = _decode_object(value).get("Windsor")
     return found is not None and bytes(found) == b"false"
-
-
-def _may_hold(value: bytes, key: bytes) -> bool:
-    """Tell by a scan whether an object may hold a key, be it spelled with escapes."""
-    return key in value or (_BACKSLASH in value and b"\\u" in value)
-
-
-# What is stored as it is ----------------------------------------------------------------------
-
-
-def _object(raw: msgspec.Raw, field: str, *, suspicious: bool) -> bytes | None:
-    """A part that is stored as it is: its own copy, safe for jsonb; None where absent."""
-    if not raw:
-        return None
-    value = bytes(raw)
-    if value[0] != _OBJECT:
-        # PHP has no empty object: it sends an empty array.
-        if value == b"null" or (value[0] == _ARRAY and not value[1:-1].strip()):
-            return None
-        raise _RefusedError("invalid_field", field, "must be an object")
-    return _storable_json(value, field) if suspicious else value
-
-
-def _storable_json(value: bytes, field: str) -> bytes:
-    """Make an object safe for jsonb, or refuse it."""
-    if b"\\u0000" in value:
-        for token in _KEYS.finditer(value):
-            if token.group(2) is not None and _NUL_ESCAPE.search(token.group(1)):
-                raise _RefusedError("invalid_field", field, "a key holds a NUL character")
-        value = _NUL_ESCAPE.sub(rb"\1\\ufffd", value)
-    if _LARGE_EXPONENT.search(value) or (
-        len(value) > _DIGITS_SAFE and _MANY_DIGITS in value.translate(_DIGITS_AS_ZEROS)
-    ):
-        # Token by token, for a key that comes twice is stored once but read twice.
-        for token in _NUMBERS.finditer(value):
-            if token.lastindex and _is_beyond_numeric(token.group()):
-                place = _place_of_number(value, field) or field
-                raise _RefusedError("invalid_field", place, "number beyond numeric")
-    return value
-
-
-def _is_beyond_numeric(number: bytes) -> bool:
-    digits, _, exponent = number.lower().partition(b"e")
-    exponent = exponent.lstrip(b"+-0")
-    if len(exponent) > len(str(_EXPONENT_MAX)) or int(exponent or b"0") > _EXPONENT_MAX:
-        return True
-    whole, _, fraction = digits.lstrip(b"-").partition(b".")
-    shift = int(exponent or b"0")
-    return len(whole) + shift > _WHOLE_DIGITS_MAX or len(fraction) + shift > _FRACTION_DIGITS_MAX
-
-
-def _place_of_number(value: bytes, place: str) -> str | None:
-    """The path of the first number beyond numeric, None where a later key hides it."""
-    if value[0] == _OBJECT:
-        members = [(f".{key}", bytes(raw)) for key, raw in _decode_object(value).items()]
-    elif value[0] == _ARRAY:
-        members = [(f"[{index}]", bytes(raw)) for index, raw in enumerate(_decode_array(value))]
-    else:
-        is_number = value[:1] in b"-0123456789"
-        return place if is_number and _is_beyond_numeric(value) else None
-    return next(
-        (found for step, raw in members if (found := _place_of_number(raw, place + step))), None
-    )
-
-
-def _check_surrogates(value: bytes) -> None:
-    """Refuse half of a surrogate pair: JSON's grammar has it, but it is no text."""
-    if _SURROGATE.search(value):
-        unescaped = value.replace(b"\\\\", b"")
-        lone = _SURROGATE.search(_SURROGATE_PAIR.sub(b"", unescaped))
-        if lone is not None:
-            raise _RefusedError("malformed_json", "", "a lone surrogate in a text")
 
 
 # What is looked for inside --------------------------------------------------------------------
@@ -611,11 +497,11 @@ def _check_surrogates(value: bytes) -> None:
 
 def _member(value: bytes | None, key: str) -> bytes | None:
     """One member of a raw object, where it is an object too."""
-    if value is None or not _may_hold(value, key.encode()):
+    if value is None or not may_hold(value, key.encode()):
         return None
     found = _decode_object(value).get(key)
     raw = None if found is None else bytes(found)
-    return raw if raw and raw[0] == _OBJECT else None
+    return raw if raw and raw[0] == OBJECT else None
 
 
 def _values(value: bytes | None) -> dict[str, bytes]:
@@ -641,9 +527,11 @@ def _identify_traits(
 
 
 def _audience(
-    context: bytes, traits: Mapping[str, bytes], name_chars_max: int
+    context: bytes | None, traits: Mapping[str, bytes], name_chars_max: int
 ) -> AudienceSync | None:
     """The audience or computed trait that an identify of Engage carries."""
+    if not traits:
+        return None
     personas = _values(_member(context, "personas"))
     if not personas:
         return None

@@ -5,7 +5,7 @@ Source: the contract, section 1.1 (ids).
 
 from typing import Final
 
-from consumer.core.call import RejectReason
+from consumer.core.call import RefusedError
 
 ID_CHARS_MAX: Final = 512
 
@@ -28,16 +28,6 @@ BLOCKED_IDS: Final = frozenset(
 """What SDKs send by mistake, in lower case; ids of zeros and hyphens are blocked besides."""
 
 
-class IdError(ValueError):
-    """An id that cannot be used; `reason` is the dead letter's."""
-
-    def __init__(self, reason: RejectReason, field: str, words: str) -> None:
-        super().__init__(f"{field}: {words}")
-        self.reason = reason
-        self.field = field
-        self.words = words
-
-
 def normalised_id(value: object, field: str, chars_max: int, *, trim: bool = True) -> str | None:
     """Read an id.
 
@@ -51,7 +41,7 @@ def normalised_id(value: object, field: str, chars_max: int, *, trim: bool = Tru
         The id, None where it is absent or empty.
 
     Raises:
-        IdError: It is of another type, too long, or holds NUL.
+        RefusedError: It is of another type, too long, or holds NUL.
     """
     if isinstance(value, str):
         text = value.strip() if trim else value
@@ -60,14 +50,16 @@ def normalised_id(value: object, field: str, chars_max: int, *, trim: bool = Tru
     elif isinstance(value, int) and not isinstance(value, bool):
         # Python writes out no integer of more than some 4,300 digits.
         if abs(value) >= 10**chars_max:
-            raise IdError("id_too_long", field, f"longer than {chars_max} characters")
+            raise RefusedError("id_too_long", field, f"longer than {chars_max} characters")
         text = str(value)
     else:
-        raise IdError("invalid_field", field, f"{_json_type(value)}, must be a string or integer")
+        raise RefusedError(
+            "invalid_field", field, f"{_json_type(value)}, must be a string or integer"
+        )
     if len(text) > chars_max:
-        raise IdError("id_too_long", field, f"{len(text)} characters, at most {chars_max}")
+        raise RefusedError("id_too_long", field, f"{len(text)} characters, at most {chars_max}")
     if "\x00" in text:
-        raise IdError("invalid_field", field, "holds a NUL character")
+        raise RefusedError("invalid_field", field, "holds a NUL character")
     return text or None
 
 
