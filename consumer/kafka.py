@@ -254,15 +254,23 @@ class KafkaSource:
                 " are lost; set WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest to go on with the rest"
             ) from error
         self._seek_back()
-        await self._go_to_beginning(partitions)
+        try:
+            self._go_to(await self._beginnings(partitions))
+        except (kafka_errors.KafkaError, TimeoutError) as failed:
+            # The partitions are out of range still: the next fetch brings us here again.
+            log.warning("offset.reset_failed", error=str(failed) or type(failed).__name__)
+            self._observer.fetch_retried(type(failed).__name__)
+            return
         for tp in partitions:
             self._observer.offset_reset()
             log.warning("offset.reset", topic=tp.topic, partition=tp.partition)
 
-    async def _go_to_beginning(self, partitions: Sequence[Any]) -> None:
+    async def _beginnings(self, partitions: Sequence[Any]) -> dict[Any, int]:
         async with asyncio.timeout(self._options.request_timeout_seconds):
-            earliest = await self._consumer.beginning_offsets(partitions)
-        for tp, offset in earliest.items():
+            return dict(await self._consumer.beginning_offsets(partitions))
+
+    def _go_to(self, offsets: Mapping[Any, int]) -> None:
+        for tp, offset in offsets.items():
             self._consumer.seek(tp, offset)
             self._positions[TopicPartition(tp.topic, tp.partition)] = offset
 
@@ -271,20 +279,20 @@ class KafkaSource:
     async def take(self, assigned: set[Any], listener: AssignmentListener) -> None:
         """Start partitions from their committed offset, or explicitly from the first."""
         self._observer.rebalanced()
-        fresh = []
+        if self._paused:
+            self._consumer.pause(*assigned)
+        starts: dict[Any, int] = {}
         for tp in assigned:
             async with asyncio.timeout(self._options.request_timeout_seconds):
                 committed = await self._consumer.committed(tp)
-            if committed is None:
-                fresh.append(tp)
-            else:
-                self._consumer.seek(tp, committed)
-                self._positions[TopicPartition(tp.topic, tp.partition)] = committed
-        if fresh:
-            await self._go_to_beginning(fresh)
-        if self._paused:
-            self._consumer.pause(*assigned)
+            if committed is not None:
+                starts[tp] = committed
+        if fresh := assigned - starts.keys():
+            starts |= await self._beginnings(list(fresh))
         await listener.assigned(frozenset(TopicPartition(*tp) for tp in assigned))
+        # Last, and in one step: polls go on beside this callback, and what they deliver before
+        # the listener knows the partition would count as read and be lost.
+        self._go_to(starts)
 
     async def give(self, revoked: set[Any], listener: AssignmentListener) -> None:
         """Let the pipeline drain and commit, then forget the partitions."""

@@ -4,12 +4,14 @@ Prefix `windsor_`, base units, no label that could name a user. The pipeline and
 report once a batch or a chunk, never once a call.
 """
 
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from consumer.core.call import Call
 from consumer.ports import Batch, TopicPartition, Written
@@ -38,9 +40,8 @@ class BulkHistogram(Collector):
 
     def observe(self, values: Iterable[float]) -> None:
         """Count each value in the first bucket that holds it."""
-        for value, times in Tally(round(value, 3) for value in values).items():
-            place = next(n for n, bound in enumerate(self._bounds) if value <= bound)
-            self._counts[place] += times
+        for value, times in Tally(values).items():
+            self._counts[bisect_left(self._bounds, value)] += times
             self._sum += value * times
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
@@ -49,7 +50,7 @@ class BulkHistogram(Collector):
         buckets = []
         for bound, count in zip(self._bounds, self._counts, strict=True):
             total += count
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
+            buckets.append((floatToGoString(bound), float(total)))
         yield HistogramMetricFamily(
             self._name, self._documentation, buckets=buckets, sum_value=self._sum
         )

@@ -30,7 +30,13 @@ class Worker:
 
 @asynccontextmanager
 async def working(
-    kafka: str, topic: str, dsn: str, group: str = "windsor", *, earliest: bool = False
+    kafka: str,
+    topic: str,
+    dsn: str,
+    group: str = "windsor",
+    *,
+    earliest: bool = False,
+    lanes: int = 2,
 ) -> AsyncIterator[Worker]:
     """Run a worker of a group; drained and gone afterwards."""
     metrics = Metrics(CollectorRegistry())
@@ -39,7 +45,7 @@ async def working(
     )
     async with open_sink(PostgresOptions(dsn)) as sink:
         source = KafkaSource(options, metrics)
-        pipeline = Pipeline(source, sink, Decoder(), metrics, PipelineOptions())
+        pipeline = Pipeline(source, sink, Decoder(), metrics, PipelineOptions(lanes=lanes))
         task = asyncio.create_task(pipeline.run())
         try:
             yield Worker(pipeline, source, metrics)
