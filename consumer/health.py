@@ -1,6 +1,8 @@
 """What a worker shows over HTTP: metrics and probes."""
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -52,16 +54,19 @@ async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
     """Serve an app while inside; gives the port, a free one for port 0.
 
     Raises:
-        ConfigError: The port is taken.
+        ConfigError: The port is taken, or the host is not ours.
     """
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, lifespan="off"
-    )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = config.bind_socket()
-    except SystemExit as error:
-        raise ConfigError(f"WINDSOR_HTTP_PORT: {port} is taken, choose another") from error
-    server = _Server(config)
+        # Not uvicorn's own binding, which exits and leaves its socket open.
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"WINDSOR_HTTP_PORT: {port} is taken, choose another") from error
+        raise ConfigError(
+            f"WINDSOR_HTTP_HOST, WINDSOR_HTTP_PORT: cannot listen on {host} {port}: {error}"
+        ) from error
+    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]

@@ -13,7 +13,6 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from consumer.core.call import Call
 from consumer.ports import Batch, TopicPartition, Written
 
 # From one batch on an idle machine to a worker that comes back after a long outage.
@@ -173,7 +172,10 @@ class Metrics:
         self._batch_calls.observe(len(calls))
         self._batch_seconds.observe(seconds)
         self._freshness.observe(
-            max(0.0, now - call.record.timestamp / 1000) for call in calls if call.position == 0
+            max(0.0, now - call.record.timestamp / 1000)
+            for call in calls
+            # Once a record; -1 is a record without a timestamp.
+            if call.position == 0 and call.record.timestamp >= 0
         )
         for type_, count in Tally(call.type for call in calls).items():
             self._calls.labels(type_).inc(count)
@@ -184,8 +186,12 @@ class Metrics:
             self._dead_letters.labels(reason).inc(count)
         self._merges.inc(written.merges)
         self._attempts.inc(written.attempts - 1)
-        if calls:
-            self._remember(calls[-1])
+        self._last_timestamps |= {
+            # A batch mixes partitions: the last call of each.
+            TopicPartition(call.record.topic, call.record.partition): call.record.timestamp / 1000
+            for call in calls
+            if call.record.timestamp >= 0
+        }
         del lane
 
     def skipped(self, reasons: Mapping[str, int]) -> None:
@@ -248,7 +254,3 @@ class Metrics:
         """Set the connections of the pool."""
         self._pool.labels("idle").set(idle)
         self._pool.labels("busy").set(size - idle)
-
-    def _remember(self, call: Call) -> None:
-        partition = TopicPartition(call.record.topic, call.record.partition)
-        self._last_timestamps[partition] = call.record.timestamp / 1000

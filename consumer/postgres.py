@@ -7,7 +7,8 @@ so what is read without a lock can only be out of date in one direction: a call 
 nothing against an older state changes nothing now. Only identities that a batch does change
 are locked, and then the users that they belong to:
 
-1. ids of all identities are looked up, missing ones inserted (before the transaction);
+1. ids of all identities are looked up, missing ones inserted (before the transaction); what
+   was read or written of them is remembered, for it can only be out of date in that direction;
 2. the calls are copied; should one be stored already, the transaction begins again and
    asks first which ones are;
 3. identities that change are locked by id, their registers joined;
@@ -61,6 +62,9 @@ _FIRST_MONDAY: Final = date(1970, 1, 5)
 
 _YEAR_10000_MS: Final = 253_402_300_800_000
 
+# Some 300 bytes each, in two generations.
+_REMEMBERED_MAX: Final = 100_000
+
 # For so many batches after a duplicate we ask before copying: a replay is duplicates all
 # through, and a failed COPY costs more than the question.
 _CHECKED_BATCHES: Final = 50
@@ -104,12 +108,51 @@ class PostgresOptions(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What was read of an identity before the transaction."""
+    """What was read or written of an identity, now or earlier."""
 
     id: int
     listed: bool
     identified: bool
     claimed: Clock | None
+
+
+class _Identities:
+    """What is known of identities met lately, in two generations of bounded size.
+
+    The database may be ahead of it, never behind, until an operator's command rewrites
+    history: that starts another epoch, in which everything is asked anew.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+        """Of what is known; None before the first."""
+        self._young: dict[Identity, _Known] = {}
+        self._old: dict[Identity, _Known] = {}
+
+    def begin(self, epoch: int) -> None:
+        """Forget what is known of another epoch."""
+        if self.epoch != epoch:
+            self.epoch = epoch
+            self._young, self._old = {}, {}
+
+    def split(self, wanted: Iterable[Identity]) -> tuple[dict[Identity, _Known], list[Identity]]:
+        """Tell what is known, and of whom nothing is."""
+        known, missing = {}, []
+        for identity in wanted:
+            found = self._young.get(identity) or self._old.get(identity)
+            if found is None:
+                missing.append(identity)
+            else:
+                known[identity] = found
+        return known, missing
+
+    def remember(self, known: Mapping[Identity, _Known], epoch: int) -> None:
+        """Keep what was read or committed in an epoch, should it last."""
+        if epoch != self.epoch:
+            return
+        self._young.update(known)
+        if len(self._young) > _REMEMBERED_MAX:
+            self._young, self._old = {}, self._young
 
 
 class PostgresSink:
@@ -119,6 +162,7 @@ class PostgresSink:
         self._pool = pool
         self._options = options
         self._weeks: set[int] = set()
+        self._known = _Identities()
         self._checked_batches_left = 0
 
     @property
@@ -129,22 +173,24 @@ class PostgresSink:
     async def write(self, batch: Batch) -> Written:
         """Write a batch in one transaction; see `consumer.ports.Sink.write`."""
         calls, repeated = _distinct(batch.calls)
-        with_retries = itertools.count(1)
         async with self._connection() as connection:
-            known = await self._identities(connection, calls)
             await self._ensure_weeks(connection, calls)
-            for attempt in with_retries:
+            for attempt in itertools.count(1):
+                epoch, known = await self._identities(connection, calls)
                 try:
-                    return await self._transaction(
-                        connection, calls, repeated, batch.rejected, known, attempt
-                    )
+                    done = await self._transaction(connection, calls, batch.rejected, known, epoch)
                 except asyncpg.UniqueViolationError as error:
                     if error.table_name is None or not error.table_name.startswith("calls"):
                         raise
                     # A call of the batch is stored already: ask which, and copy the others.
                     self._checked_batches_left = _CHECKED_BATCHES
-                except _UsersMovedError:
+                except _OutOfDateError:
                     continue
+                else:
+                    # Committed: what is remembered must never be ahead of the database.
+                    self._known.remember(known, epoch)
+                    duplicates = done.calls_duplicate + repeated
+                    return done._replace(calls_duplicate=duplicates, attempts=attempt)
         raise AssertionError("unreachable")
 
     async def ping(self) -> None:
@@ -173,17 +219,20 @@ class PostgresSink:
 
     async def _identities(
         self, connection: Connection, calls: Sequence[Call]
-    ) -> dict[Identity, _Known]:
-        """Find or make the identities that the calls mention."""
-        wanted = _mentions(calls)
-        known = await self._find(connection, wanted)
-        missing = [identity for identity in wanted if identity not in known]
+    ) -> tuple[int, dict[Identity, _Known]]:
+        """Find or make the identities that the calls mention; tell the epoch before."""
+        if (epoch := self._known.epoch) is None:
+            epoch = await connection.fetchval(_WRITE["history_epoch"])
+            self._known.begin(epoch)
+        known, unknown = self._known.split(_mentions(calls))
+        found = await self._find(connection, unknown)
+        missing = [identity for identity in unknown if identity not in found]
         if missing:
             kinds = [identity.kind for identity in missing]
             values = [identity.value for identity in missing]
             await connection.execute(_WRITE["insert_identities"], kinds, values)
-            known |= await self._find(connection, missing)
-        return known
+            found |= await self._find(connection, missing)
+        return epoch, known | found
 
     async def _find(
         self, connection: Connection, wanted: Sequence[Identity]
@@ -215,13 +264,17 @@ class PostgresSink:
         self,
         connection: Connection,
         calls: Sequence[Call],
-        repeated: int,
         rejected: Sequence[Rejected],
-        known: Mapping[Identity, _Known],
-        attempt: int,
+        known: dict[Identity, _Known],
+        epoch: int,
     ) -> Written:
         async with connection.transaction():
             await connection.execute(_WRITE["share_batches"])
+            # A statement of its own: the lock may have been waited for.
+            current = await connection.fetchval(_WRITE["history_epoch"])
+            if current != epoch:
+                self._known.begin(current)
+                raise _OutOfDateError
             new = calls
             if self._checked_batches_left > 0:
                 self._checked_batches_left -= 1
@@ -233,10 +286,9 @@ class PostgresSink:
             dead_letters = await _insert_dead_letters(connection, rejected)
         return Written(
             calls_new=len(new),
-            calls_duplicate=repeated + len(calls) - len(new),
+            calls_duplicate=len(calls) - len(new),
             merges=merges,
             dead_letters=dead_letters,
-            attempts=attempt,
         )
 
     async def _not_stored(self, connection: Connection, calls: Sequence[Call]) -> Sequence[Call]:
@@ -292,12 +344,15 @@ class PostgresSink:
         )
 
 
-class _UsersMovedError(Exception):
-    """Users were merged by another transaction between reading and locking them."""
+class _OutOfDateError(Exception):
+    """What was read before the transaction holds no more.
+
+    Users were merged by another one, or history was rewritten by an operator.
+    """
 
 
-async def _apply(connection: Connection, deltas: Deltas, known: Mapping[Identity, _Known]) -> int:
-    """Write what a batch's new calls say; return the number of merges."""
+async def _apply(connection: Connection, deltas: Deltas, known: dict[Identity, _Known]) -> int:
+    """Write what a batch's new calls say, also into `known`; return the number of merges."""
     changed = await _lock_and_join_identities(connection, deltas, known)
     aliases = [
         AliasRow(alias.clock, known[alias.previous].id, known[alias.user].id)
@@ -331,7 +386,7 @@ def _changes(identity: Identity, delta: Delta, known: _Known) -> bool:
 
 
 async def _lock_and_join_identities(
-    connection: Connection, deltas: Deltas, known: Mapping[Identity, _Known]
+    connection: Connection, deltas: Deltas, known: dict[Identity, _Known]
 ) -> list[IdentityState]:
     """Lock the identities that change, join their registers and write them."""
     ids = [
@@ -344,10 +399,13 @@ async def _lock_and_join_identities(
     changed = []
     for row in await connection.fetch(_WRITE["lock_identities"], ids):
         state = _identity_state(row)
-        delta = deltas.identities[Identity(state.kind, state.value)]
+        identity = Identity(state.kind, state.value)
+        delta = deltas.identities[identity]
         claimed_by = None if delta.claim is None else known[delta.claim[1]].id
         if apply_delta(state, delta, claimed_by):
             changed.append(state)
+        claimed = None if state.claim is None else state.claim[0]
+        known[identity] = _Known(state.id, state.listed, state.identified, claimed)
     if changed:
         await connection.execute(
             _WRITE["update_identities"], *_columns(map(_identity_row, changed))
@@ -393,7 +451,7 @@ async def _lock_users(
     """Lock the users of these identities.
 
     Raises:
-        _UsersMovedError: They went on being merged by others while we tried.
+        _OutOfDateError: They went on being merged by others while we tried.
     """
     for _ in range(10):
         savepoint = connection.transaction()
@@ -409,7 +467,7 @@ async def _lock_users(
             await savepoint.commit()
             return [_user_state(row) for row in rows], members
         await savepoint.rollback()
-    raise _UsersMovedError
+    raise _OutOfDateError
 
 
 async def _members_of(connection: Connection, identities: Sequence[int]) -> dict[int, int]:

@@ -126,6 +126,7 @@ async def verify(connection: Connection, *, repair: bool = False) -> Report:
     async with connection.transaction(isolation="read_committed" if repair else "repeatable_read"):
         if repair:
             await connection.execute(_VERIFY["lock_batches"])
+            await connection.execute(_VERIFY["begin_epoch"])
             await connection.execute(_VERIFY["repair_missing_identities"])
         for step in _RECOMPUTE:
             await connection.execute(_VERIFY[step])

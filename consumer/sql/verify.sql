@@ -2,6 +2,10 @@
 -- differs. One statement each, in one snapshot. The clock of a call is (occurred_at,
 -- message_id COLLATE "C").
 
+-- What workers remember of identities holds no more after a repair.
+-- name: begin_epoch
+UPDATE windsor_private.history SET epoch = epoch + 1
+
 -- name: lock_batches
 SELECT pg_advisory_xact_lock(hashtext('windsor.batches'))
 

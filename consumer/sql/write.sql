@@ -32,6 +32,10 @@ SELECT windsor_private.ensure_week(week) FROM unnest($1::date[]) AS week
 -- name: share_batches
 SELECT pg_advisory_xact_lock_shared(hashtext('windsor.batches'))
 
+-- Which rewriting of history this is: what is remembered from before it holds no more.
+-- name: history_epoch
+SELECT h.epoch FROM windsor_private.history AS h
+
 -- Which calls are stored already. Asked only while duplicates are being met.
 -- name: stored_calls
 SELECT k.place

@@ -239,6 +239,14 @@ CREATE TABLE windsor_private.dead_letters (
     UNIQUE (topic, partition, "offset", position, value_hash)
 );
 
+-- What workers remember of identities holds within an epoch. An operator's command that
+-- rewrites history (a repair, an erasure) begins the next one, in its own transaction.
+CREATE TABLE windsor_private.history (
+    epoch bigint NOT NULL DEFAULT 0,
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
+);
+INSERT INTO windsor_private.history DEFAULT VALUES;
+
 -- The public views -------------------------------------------------------------------------------
 
 -- A trait as text, absent where it is none. Of two spellings the greater clock wins, and the
