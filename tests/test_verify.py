@@ -15,7 +15,7 @@ from consumer.ports import Batch
 from consumer.postgres import PostgresOptions, open_sink
 from consumer.sql import load_queries
 from consumer.verify import Report, verify_database
-from tests.model import Views
+from tests.model import Views, model_of
 from tests.views import stored_views
 from tests.worlds import records_of
 
@@ -287,6 +287,18 @@ async def test_writer_goes_on_from_what_was_repaired(database: str) -> None:
         await sink.write(Batch(calls[:half], []))
 
     assert await stored_views(database) == whole
+
+
+async def test_worker_forgets_what_it_remembered_before_a_repair(database: str) -> None:
+    later = decoded([*WORLD, {"type": "page", "userId": "old"}])[-1]
+    async with open_sink(PostgresOptions(database)) as sink:
+        await sink.write(Batch(decoded(WORLD), []))
+        # Only an alias names it, so the repair makes it anew, under another id.
+        await execute(database, "DELETE FROM identities WHERE value = 'old'")
+        assert (await verify_database(database, repair=True)).differences > 0
+        await sink.write(Batch([later], []))
+    assert differing(await verify_database(database)) == {}
+    assert await stored_views(database) == model_of([*decoded(WORLD), later])
 
 
 async def test_lost_identity_is_reported_and_beyond_repair(world: str) -> None:
