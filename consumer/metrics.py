@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from consumer.ports import Batch, TopicPartition, Written
 
@@ -33,7 +32,8 @@ class BulkHistogram(Collector):
     def __init__(self, name: str, documentation: str, buckets: Iterable[float]) -> None:
         self._name = name
         self._documentation = documentation
-        self._bounds = (*buckets, float("inf"))
+        # As floats, so that `le` reads `1.0` as the client library's does.
+        self._bounds = (*map(float, buckets), float("inf"))
         self._counts = [0] * len(self._bounds)
         self._sum = 0.0
 
@@ -49,7 +49,7 @@ class BulkHistogram(Collector):
         buckets = []
         for bound, count in zip(self._bounds, self._counts, strict=True):
             total += count
-            buckets.append((floatToGoString(bound), float(total)))
+            buckets.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
         yield HistogramMetricFamily(
             self._name, self._documentation, buckets=buckets, sum_value=self._sum
         )

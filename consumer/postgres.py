@@ -7,13 +7,16 @@ so what is read without a lock can only be out of date in one direction: a call 
 nothing against an older state changes nothing now. Only identities that a batch does change
 are locked, and then the users that they belong to:
 
-1. ids of all identities are looked up, missing ones inserted (before the transaction); what
-   was read or written of them is remembered, for it can only be out of date in that direction;
-2. the calls are copied; should one be stored already, the transaction begins again and
+1. ids of all identities are looked up, ids for missing ones reserved (before the transaction);
+   what was read or written of them is remembered, for it can only be out of date in that
+   direction;
+2. missing identities are inserted, with all that the batch says of them; should another
+   transaction have made one, this one begins again;
+3. the calls are copied; should one be stored already, the transaction begins again and
    asks first which ones are;
-3. identities that change are locked by id, their registers joined;
-4. users concerned are locked by id; were they merged meanwhile, back to the savepoint;
-5. claims and aliases are applied (`consumer.core.merge`), and everything is written.
+4. identities that change are locked by id, their registers joined;
+5. users concerned are locked by id; were they merged meanwhile, back to the savepoint;
+6. claims and aliases are applied (`consumer.core.merge`), and everything is written.
 
 A user's row lock guards which identities belong to it, so a merge never waits for an
 identity, and the order identities, users, the rest has no circle.
@@ -176,9 +179,11 @@ class PostgresSink:
         async with self._connection() as connection:
             await self._ensure_weeks(connection, calls)
             for attempt in itertools.count(1):
-                epoch, known = await self._identities(connection, calls)
+                epoch, known, missing = await self._identities(connection, calls)
                 try:
-                    done = await self._transaction(connection, calls, batch.rejected, known, epoch)
+                    done = await self._transaction(
+                        connection, calls, batch.rejected, known, missing, epoch
+                    )
                 except asyncpg.UniqueViolationError as error:
                     if error.table_name is None or not error.table_name.startswith("calls"):
                         raise
@@ -219,20 +224,23 @@ class PostgresSink:
 
     async def _identities(
         self, connection: Connection, calls: Sequence[Call]
-    ) -> tuple[int, dict[Identity, _Known]]:
-        """Find or make the identities that the calls mention; tell the epoch before."""
+    ) -> tuple[int, dict[Identity, _Known], list[Identity]]:
+        """Find the identities that the calls mention, and reserve ids for those there are not.
+
+        Returns:
+            The epoch before, all of the identities, and which of them are to be inserted.
+        """
         if (epoch := self._known.epoch) is None:
             epoch = await connection.fetchval(_WRITE["history_epoch"])
             self._known.begin(epoch)
         known, unknown = self._known.split(_mentions(calls))
-        found = await self._find(connection, unknown)
-        missing = [identity for identity in unknown if identity not in found]
+        known |= await self._find(connection, unknown)
+        missing = [identity for identity in unknown if identity not in known]
         if missing:
-            kinds = [identity.kind for identity in missing]
-            values = [identity.value for identity in missing]
-            await connection.execute(_WRITE["insert_identities"], kinds, values)
-            found |= await self._find(connection, missing)
-        return epoch, known | found
+            ids = await connection.fetch(_WRITE["reserve_identity_ids"], len(missing))
+            for identity, (id_,) in zip(missing, ids, strict=True):
+                known[identity] = _Known(id_, listed=False, identified=False, claimed=None)
+        return epoch, known, missing
 
     async def _find(
         self, connection: Connection, wanted: Sequence[Identity]
@@ -266,6 +274,7 @@ class PostgresSink:
         calls: Sequence[Call],
         rejected: Sequence[Rejected],
         known: dict[Identity, _Known],
+        missing: Sequence[Identity],
         epoch: int,
     ) -> Written:
         async with connection.transaction():
@@ -280,9 +289,11 @@ class PostgresSink:
                 self._checked_batches_left -= 1
                 new = await self._not_stored(connection, calls)
             merges = 0
+            deltas = fold(new)
+            made = await _insert_identities(connection, missing, deltas, known)
             if new:
                 await self._copy(connection, new, known)
-                merges = await _apply(connection, fold(new), known)
+                merges = await _apply(connection, deltas, known, made)
             dead_letters = await _insert_dead_letters(connection, rejected)
         return Written(
             calls_new=len(new),
@@ -351,9 +362,51 @@ class _OutOfDateError(Exception):
     """
 
 
-async def _apply(connection: Connection, deltas: Deltas, known: dict[Identity, _Known]) -> int:
-    """Write what a batch's new calls say, also into `known`; return the number of merges."""
-    changed = await _lock_and_join_identities(connection, deltas, known)
+async def _insert_identities(
+    connection: Connection,
+    missing: Sequence[Identity],
+    deltas: Deltas,
+    known: dict[Identity, _Known],
+) -> dict[int, IdentityState]:
+    """Insert identities that were not there, with what the batch says of them, by id.
+
+    Raises:
+        _OutOfDateError: Another transaction has made one of them meanwhile.
+    """
+    made = {}
+    for identity in missing:
+        state = IdentityState(known[identity].id, *identity)
+        delta = deltas.identities.get(identity)
+        if delta is not None:
+            claimed_by = None if delta.claim is None else known[delta.claim[1]].id
+            apply_delta(state, delta, claimed_by)
+        known[identity] = _known(state)
+        made[state.id] = state
+    if made:
+        rows = ((*_identity_row(state), state.kind, state.value) for state in made.values())
+        done = await connection.execute(_WRITE["insert_identities"], *_columns(rows))
+        if done != f"INSERT 0 {len(made)}":
+            raise _OutOfDateError
+    return made
+
+
+async def _apply(
+    connection: Connection,
+    deltas: Deltas,
+    known: dict[Identity, _Known],
+    made: Mapping[int, IdentityState],
+) -> int:
+    """Write what a batch's new calls say, also into `known`; return the number of merges.
+
+    Args:
+        connection: In the transaction.
+        deltas: What they say.
+        known: All identities that they mention.
+        made: Those inserted by this transaction.
+    """
+    changed = await _lock_and_join_identities(connection, deltas, known, made)
+    # One that only stored calls mention is as blank as if it had not been looked up.
+    changed += [state for state in made.values() if state.listed or state.claim]
     aliases = [
         AliasRow(alias.clock, known[alias.previous].id, known[alias.user].id)
         for alias in deltas.aliases
@@ -386,13 +439,16 @@ def _changes(identity: Identity, delta: Delta, known: _Known) -> bool:
 
 
 async def _lock_and_join_identities(
-    connection: Connection, deltas: Deltas, known: dict[Identity, _Known]
+    connection: Connection,
+    deltas: Deltas,
+    known: dict[Identity, _Known],
+    made: Mapping[int, IdentityState],
 ) -> list[IdentityState]:
     """Lock the identities that change, join their registers and write them."""
     ids = [
         known[identity].id
         for identity, delta in deltas.identities.items()
-        if _changes(identity, delta, known[identity])
+        if known[identity].id not in made and _changes(identity, delta, known[identity])
     ]
     if not ids:
         return []
@@ -404,13 +460,17 @@ async def _lock_and_join_identities(
         claimed_by = None if delta.claim is None else known[delta.claim[1]].id
         if apply_delta(state, delta, claimed_by):
             changed.append(state)
-        claimed = None if state.claim is None else state.claim[0]
-        known[identity] = _Known(state.id, state.listed, state.identified, claimed)
+        known[identity] = _known(state)
     if changed:
         await connection.execute(
             _WRITE["update_identities"], *_columns(map(_identity_row, changed))
         )
     return changed
+
+
+def _known(state: IdentityState) -> _Known:
+    claimed = None if state.claim is None else state.claim[0]
+    return _Known(state.id, state.listed, state.identified, claimed)
 
 
 async def _regroup_users(

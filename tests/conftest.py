@@ -5,7 +5,9 @@ import itertools
 import logging
 import os
 import re
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -45,9 +47,21 @@ def _own_logging() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_folder() -> Iterator[Path]:
+    """Where embedded servers keep their data.
+
+    Not below pytest's own: each session that starts closes that to all other users, and
+    Postgres, which does not run as root, would stop in the middle of another session.
+    """
+    with tempfile.TemporaryDirectory(prefix="windsor-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[str]:
     """A Postgres with a migrated template database."""
-    with servers.postgres_server(tmp_path_factory.mktemp("postgres") / "data") as dsn:
+    with servers.postgres_server(server_folder / "postgres") as dsn:
         asyncio.run(_make_template(dsn))
         yield dsn
 
@@ -76,9 +90,9 @@ async def database(postgres_server: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kafka_server(server_folder: Path) -> Iterator[str]:
     """A Kafka broker."""
-    with servers.kafka_server(tmp_path_factory.mktemp("kafka")) as bootstrap_servers:
+    with servers.kafka_server(server_folder / "kafka") as bootstrap_servers:
         yield bootstrap_servers
 
 

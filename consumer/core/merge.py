@@ -28,12 +28,12 @@ class IdentityState(msgspec.Struct):
     id: int
     kind: IdentityKind
     value: str
-    listed: bool
-    identified: bool
-    claim: tuple[Clock, int] | None
+    listed: bool = False
+    identified: bool = False
+    claim: tuple[Clock, int] | None = None
     """The standing claim: its clock and the claiming user identity's id."""
-    group: Group | None
-    traits: Traits
+    group: Group | None = None
+    traits: Traits = msgspec.field(default_factory=dict)
 
 
 class UserState(msgspec.Struct):

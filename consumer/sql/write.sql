@@ -16,14 +16,8 @@ FROM unnest($1::windsor_private.identity_kind[], $2::text[])
 WITH ORDINALITY AS wanted (kind, value, place)
 INNER JOIN windsor_private.identities AS i ON i.kind = wanted.kind AND i.value = wanted.value
 
--- Sorted, so that two workers that insert the same ones do not wait in a circle. A row
--- alone shows nothing: it is not listed, and belongs to nobody.
--- name: insert_identities
-INSERT INTO windsor_private.identities (kind, value)
-SELECT wanted.kind, wanted.value
-FROM unnest($1::windsor_private.identity_kind[], $2::text[]) AS wanted (kind, value)
-ORDER BY wanted.kind, wanted.value COLLATE "C"
-ON CONFLICT (kind, value) DO NOTHING
+-- name: reserve_identity_ids
+SELECT nextval('windsor_private.identities_id_seq') FROM generate_series(1, $1::integer)
 
 -- name: ensure_weeks
 SELECT windsor_private.ensure_week(week) FROM unnest($1::date[]) AS week
@@ -48,6 +42,26 @@ WHERE EXISTS (
         AND c.occurred_at >= k.week_start
         AND c.occurred_at < k.week_end
 )
+
+-- Sorted, so that two workers that insert the same ones do not wait in a circle. One that
+-- another transaction has made is left out, and the count tells.
+-- name: insert_identities
+INSERT INTO windsor_private.identities (
+    id, listed, identified, claimed_by, claimed_at, claimed_message_id,
+    group_id, group_at, group_message_id, traits, trait_clocks, kind, value
+)
+OVERRIDING SYSTEM VALUE
+SELECT *
+FROM unnest(
+    $1::bigint[], $2::boolean[], $3::boolean[], $4::bigint[], $5::timestamptz[], $6::text[],
+    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::jsonb[],
+    $12::windsor_private.identity_kind[], $13::text[]
+) AS n (
+    id, listed, identified, claimed_by, claimed_at, claimed_message_id,
+    group_id, group_at, group_message_id, traits, trait_clocks, kind, value
+)
+ORDER BY n.kind, n.value COLLATE "C"
+ON CONFLICT (kind, value) DO NOTHING
 
 -- Here the calls themselves are copied.
 
