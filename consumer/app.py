@@ -19,7 +19,8 @@ from consumer.health import health_app, serving
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
-from consumer.postgres import PostgresOptions, PostgresSink, check_schema, open_sink
+from consumer.postgres import PostgresOptions, PostgresSink, open_sink
+from consumer.schema import check_schema
 from consumer.settings import Settings, require
 
 log = structlog.get_logger()
@@ -203,7 +204,7 @@ class _Worker:
             self._metrics.set_pool(sink.pool.get_size(), sink.pool.get_idle_size())
             if pipeline.started:
                 ends = await source.end_offsets()
-                self._metrics.set_lag(ends, pipeline.committed_offsets, time.time())
+                self._metrics.set_lag(ends, source.committed_offsets, time.time())
 
 
 def _collect_rarely() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from consumer import app
 from consumer.errors import ConfigError, WindsorError
 from consumer.log import configure_logging
-from consumer.postgres import migrate
+from consumer.schema import migrate
 from consumer.settings import Settings, load_settings, require
 from consumer.status import database_status
 from consumer.verify import verify_database

@@ -85,6 +85,7 @@ class KafkaSource:
         self._options = options
         self._observer = observer
         self._positions: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
         self._paused = False
         self._failures = 0
         self._failure: SourceError | None = None
@@ -161,7 +162,7 @@ class KafkaSource:
             await asyncio.sleep(_POLL_WAIT_MS / 1000 / 10)
         return [chunk for tp, records in fetched.items() for chunk in self._delivered(tp, records)]
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """See `consumer.ports.Source.commit`."""
         ours = {
             aiokafka.TopicPartition(*partition): offset
@@ -169,13 +170,24 @@ class KafkaSource:
             if partition in self._positions
         }
         if not ours:
-            return
+            return True
         try:
             async with asyncio.timeout(self._options.request_timeout_seconds):
                 await self._consumer.commit(ours)
         except (kafka_errors.KafkaError, TimeoutError) as error:
             self._observer.commit_failed()
-            log.warning("offsets.commit_failed", error=str(error) or type(error).__name__)
+            log.warning("offsets.commit_failed", error=type(error).__name__)
+            return False
+        for tp, offset in ours.items():
+            # Unless it was taken away, and perhaps given back, meanwhile.
+            if self._committed.get(partition := TopicPartition(*tp), offset) <= offset:
+                self._committed[partition] = offset
+        return True
+
+    @property
+    def committed_offsets(self) -> Mapping[TopicPartition, int]:
+        """See `consumer.ports.Source.committed_offsets`."""
+        return {p: self._committed[p] for p in self._positions if p in self._committed}
 
     def pause(self) -> None:
         """See `consumer.ports.Source.pause`."""
@@ -293,6 +305,7 @@ class KafkaSource:
         # Last, and in one step: polls go on beside this callback, and what they deliver before
         # the listener knows the partition would count as read and be lost.
         self._go_to(starts)
+        self._committed.update((TopicPartition(*tp), offset) for tp, offset in starts.items())
 
     async def give(self, revoked: set[Any], listener: AssignmentListener) -> None:
         """Let the pipeline drain and commit, then forget the partitions."""
@@ -300,6 +313,7 @@ class KafkaSource:
         await listener.revoked(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
+            self._committed.pop(partition, None)
 
     def fail(self, error: Exception) -> None:
         """Make the next poll raise: aiokafka only logs what its callbacks raise."""

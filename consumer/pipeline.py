@@ -152,7 +152,6 @@ class Pipeline:
         self._clock = clock
         self._lanes = [Lane(n, options.lane_calls_max) for n in range(options.lanes)]
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
-        self._committed: dict[TopicPartition, int] = {}
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._paused = False
@@ -198,11 +197,6 @@ class Pipeline:
         """The partitions that are ours."""
         return frozenset(self._trackers)
 
-    @property
-    def committed_offsets(self) -> Mapping[TopicPartition, int]:
-        """The offsets committed by us, of partitions that are ours."""
-        return self._committed
-
     # Assignments ------------------------------------------------------------------------
 
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
@@ -221,7 +215,6 @@ class Pipeline:
         for partition, tracker in leaving.items():
             tracker.abandon()
             self._trackers.pop(partition, None)
-            self._committed.pop(partition, None)
         self._observer.partitions_changed(len(self._trackers), paused=self._paused)
         log.info("partitions.revoked", partitions_count=len(partitions), drained=drained)
 
@@ -379,23 +372,22 @@ class Pipeline:
         while True:
             await self._moved.wait()
             self._moved.clear()
-            await self._commit(self._trackers)
-            await asyncio.sleep(self._options.commit_interval_seconds)
+            if await self._commit(self._trackers):
+                await asyncio.sleep(self._options.commit_interval_seconds)
+            else:
+                # Again, though nothing else may come: the lag is not gone before.
+                self._moved.set()
+                await asyncio.sleep(self._options.retry.seconds_max)
 
-    async def _commit(self, trackers: Mapping[TopicPartition, OffsetTracker]) -> None:
+    async def _commit(self, trackers: Mapping[TopicPartition, OffsetTracker]) -> bool:
+        """Commit the watermarks that have moved; False if the broker did not take them."""
+        committed = self._source.committed_offsets
         offsets = {
             partition: tracker.watermark
             for partition, tracker in trackers.items()
-            if tracker.watermark is not None and tracker.watermark != self._committed.get(partition)
+            if tracker.watermark is not None and tracker.watermark != committed.get(partition)
         }
-        if offsets:
-            await self._source.commit(offsets)
-            # Only what is still ours, under the same assignment.
-            self._committed.update(
-                (partition, offset)
-                for partition, offset in offsets.items()
-                if self._trackers.get(partition) is trackers.get(partition)
-            )
+        return not offsets or await self._source.commit(offsets)
 
 
 def _weight(share: Share) -> int:

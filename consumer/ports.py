@@ -59,12 +59,19 @@ class Source(Protocol):
             SourceError: Consumption cannot go on.
         """
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """Commit the next offsets to read, within a deadline; failures are logged.
 
         A commit that fails is harmless: a later one covers it, and redelivered calls
         change nothing.
+
+        Returns:
+            Whether the broker has them now.
         """
+
+    @property
+    def committed_offsets(self) -> Mapping[TopicPartition, int]:
+        """Where another owner would begin, of each partition that is ours."""
 
     def pause(self) -> None:
         """Stop fetching while polling goes on, so that the group keeps us."""

@@ -22,20 +22,17 @@ A user's row lock guards which identities belong to it, so a merge never waits f
 identity, and the order identities, users, the rest has no circle.
 """
 
-import base64
 import itertools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, timedelta
-from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import asyncpg
-import msgspec
 import structlog
 
 from consumer.core.call import Call, Clock, Identity, Rejected
-from consumer.core.fold import TOMBSTONE, Delta, Deltas, Traits, fold, join_traits
+from consumer.core.fold import Delta, Deltas, Traits, fold, join_traits
 from consumer.core.merge import (
     AliasRow,
     IdentityState,
@@ -46,8 +43,19 @@ from consumer.core.merge import (
     regroup,
     replay_names,
 )
-from consumer.errors import PermanentSinkError, SchemaError, TransientSinkError
+from consumer.errors import PermanentSinkError, TransientSinkError
 from consumer.ports import Batch, Written
+from consumer.rows import (
+    columns,
+    decode_traits,
+    encode_traits,
+    headers,
+    identity_row,
+    identity_state,
+    record_timestamp,
+    user_row,
+    user_state,
+)
 from consumer.sql import load_queries
 
 if TYPE_CHECKING:
@@ -62,8 +70,6 @@ _WEEK_US: Final = 7 * 86_400_000_000
 # 1970-01-05, the first Monday of the epoch.
 _FIRST_MONDAY_US: Final = 4 * 86_400_000_000
 _FIRST_MONDAY: Final = date(1970, 1, 5)
-
-_YEAR_10000_MS: Final = 253_402_300_800_000
 
 # Some 300 bytes each, in two generations.
 _REMEMBERED_MAX: Final = 100_000
@@ -95,10 +101,6 @@ _CALL_COLUMNS: Final = (
     "group_id",
     "claims",
 )
-
-_decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_clocks = msgspec.json.Decoder(dict[str, tuple[int, str]]).decode
-_encode = msgspec.json.Encoder().encode
 
 
 class PostgresOptions(NamedTuple):
@@ -218,9 +220,9 @@ class PostgresSink:
         except asyncpg.ReadOnlySQLTransactionError as error:
             # After a failover the pool still holds the old primary, read-only now.
             await self._pool.expire_connections()
-            raise _translated(error) from error
+            raise translated(error) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def _identities(
         self, connection: Connection, calls: Sequence[Call]
@@ -383,8 +385,8 @@ async def _insert_identities(
         known[identity] = _known(state)
         made[state.id] = state
     if made:
-        rows = ((*_identity_row(state), state.kind, state.value) for state in made.values())
-        done = await connection.execute(_WRITE["insert_identities"], *_columns(rows))
+        rows = ((*identity_row(state), state.kind, state.value) for state in made.values())
+        done = await connection.execute(_WRITE["insert_identities"], *columns(rows))
         if done != f"INSERT 0 {len(made)}":
             raise _OutOfDateError
     return made
@@ -419,7 +421,7 @@ async def _apply(
     if deltas.audiences:
         await connection.execute(
             _WRITE["put_audiences"],
-            *_columns(
+            *columns(
                 (name, sync.computation_class, clock.at, clock.message_id)
                 for name, (clock, sync) in deltas.audiences.items()
             ),
@@ -454,7 +456,7 @@ async def _lock_and_join_identities(
         return []
     changed = []
     for row in await connection.fetch(_WRITE["lock_identities"], ids):
-        state = _identity_state(row)
+        state = identity_state(row)
         identity = Identity(state.kind, state.value)
         delta = deltas.identities[identity]
         claimed_by = None if delta.claim is None else known[delta.claim[1]].id
@@ -462,9 +464,7 @@ async def _lock_and_join_identities(
             changed.append(state)
         known[identity] = _known(state)
     if changed:
-        await connection.execute(
-            _WRITE["update_identities"], *_columns(map(_identity_row, changed))
-        )
+        await connection.execute(_WRITE["update_identities"], *columns(map(identity_row, changed)))
     return changed
 
 
@@ -492,11 +492,11 @@ async def _regroup_users(
             _WRITE["put_members"], list(after.moved), list(after.moved.values())
         )
     if after.changed:
-        await connection.execute(_WRITE["put_users"], *_columns(map(_user_row, after.changed)))
+        await connection.execute(_WRITE["put_users"], *columns(map(user_row, after.changed)))
     if aliases:
         await connection.execute(
             _WRITE["insert_aliases"],
-            *_columns((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases),
+            *columns((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases),
         )
     if after.rename:
         await _rename(connection, sorted(after.rename))
@@ -525,7 +525,7 @@ async def _lock_users(
         # Only now, with the locks held, is it settled whose they are.
         if members == await _members_of(connection, identities):
             await savepoint.commit()
-            return [_user_state(row) for row in rows], members
+            return [user_state(row) for row in rows], members
         await savepoint.rollback()
     raise _OutOfDateError
 
@@ -545,7 +545,7 @@ async def _rename(connection: Connection, users: Sequence[int]) -> None:
     names = [(user, *replay_names(of_user)) for user, of_user in aliases.items()]
     await connection.execute(
         _WRITE["rename_users"],
-        *_columns((user, name, clock.at, clock.message_id) for user, name, clock in names),
+        *columns((user, name, clock.at, clock.message_id) for user, name, clock in names),
     )
 
 
@@ -558,7 +558,7 @@ async def _put_seen(
         if delta.first_at is not None
     ]
     if rows:
-        await connection.execute(_WRITE["put_seen"], *_columns(rows))
+        await connection.execute(_WRITE["put_seen"], *columns(rows))
 
 
 async def _put_groups(connection: Connection, groups: Mapping[str, Traits]) -> None:
@@ -574,7 +574,7 @@ async def _put_groups(connection: Connection, groups: Mapping[str, Traits]) -> N
         if join_traits(traits, groups[group_id]):
             changed.append((group_id, *encode_traits(traits)))
     if changed:
-        await connection.execute(_WRITE["update_groups"], *_columns(changed))
+        await connection.execute(_WRITE["update_groups"], *columns(changed))
 
 
 async def _insert_dead_letters(connection: Connection, rejected: Sequence[Rejected]) -> int:
@@ -582,109 +582,23 @@ async def _insert_dead_letters(connection: Connection, rejected: Sequence[Reject
         return 0
     await connection.execute(
         _WRITE["insert_dead_letters"],
-        *_columns(
+        *columns(
             (
                 letter.record.topic,
                 letter.record.partition,
                 letter.record.offset,
                 letter.position,
-                _record_timestamp(letter.record.timestamp),
+                record_timestamp(letter.record.timestamp),
                 letter.reason,
                 letter.detail.replace("\x00", "\ufffd"),
                 letter.record.key,
                 letter.record.value,
-                _headers(letter.record.headers),
+                headers(letter.record.headers),
             )
             for letter in rejected
         ),
     )
     return len(rejected)
-
-
-def decode_traits(values: bytes, clocks: bytes) -> Traits:
-    """Read a pair of `traits` and `trait_clocks`: a clock without a value is a tombstone."""
-    raw = _decode_values(values)
-    return {
-        key: (Clock(at, message_id), bytes(raw[key]) if key in raw else TOMBSTONE)
-        for key, (at, message_id) in _decode_clocks(clocks).items()
-    }
-
-
-def encode_traits(traits: Traits) -> tuple[bytes, bytes]:
-    """Write a pair of `traits` (without tombstones) and `trait_clocks`."""
-    values = {key: msgspec.Raw(raw) for key, (_, raw) in traits.items() if raw != TOMBSTONE}
-    return _encode(values), _encode({key: clock for key, (clock, _) in traits.items()})
-
-
-def _identity_state(row: asyncpg.Record) -> IdentityState:
-    return IdentityState(
-        id=row["id"],
-        kind=row["kind"],
-        value=row["value"],
-        listed=row["listed"],
-        identified=row["identified"],
-        claim=None
-        if row["claimed_by"] is None
-        else (Clock(row["claimed_at"], row["claimed_message_id"]), row["claimed_by"]),
-        group=None
-        if row["group_id"] is None
-        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
-        traits=decode_traits(row["traits"], row["trait_clocks"]),
-    )
-
-
-def _identity_row(state: IdentityState) -> tuple[Any, ...]:
-    claim, claimed_by = state.claim or (Clock(0, ""), None)
-    group, group_id = state.group or (Clock(0, ""), None)
-    return (
-        state.id,
-        state.listed,
-        state.identified,
-        claimed_by,
-        None if claimed_by is None else claim.at,
-        None if claimed_by is None else claim.message_id,
-        group_id,
-        None if group_id is None else group.at,
-        None if group_id is None else group.message_id,
-        *encode_traits(state.traits),
-    )
-
-
-def _user_state(row: asyncpg.Record) -> UserState:
-    return UserState(
-        id=row["id"],
-        name=row["user_id"],
-        identities_count=row["identities_count"],
-        identified=row["identified"],
-        group=None
-        if row["group_id"] is None
-        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
-        merged=None
-        if row["merged_at"] is None
-        else Clock(row["merged_at"], row["merged_message_id"]),
-        traits=decode_traits(row["traits"], row["trait_clocks"]),
-    )
-
-
-def _user_row(state: UserState) -> tuple[Any, ...]:
-    group, group_id = state.group or (None, None)
-    return (
-        state.id,
-        state.name,
-        state.identities_count,
-        state.identified,
-        group_id,
-        None if group is None else group.at,
-        None if group is None else group.message_id,
-        None if state.merged is None else state.merged.at,
-        None if state.merged is None else state.merged.message_id,
-        *encode_traits(state.traits),
-    )
-
-
-def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-    """Turn rows into the arrays that `unnest` takes."""
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _distinct(calls: Sequence[Call]) -> tuple[list[Call], int]:
@@ -718,24 +632,6 @@ def _week_date(week: int) -> date:
     return _FIRST_MONDAY + timedelta(weeks=week)
 
 
-def _record_timestamp(timestamp_ms: int) -> int | None:
-    # What Postgres can hold; a producer may have sent anything.
-    return timestamp_ms * 1000 if 0 <= timestamp_ms < _YEAR_10000_MS else None
-
-
-def _headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
-    """Headers as JSON pairs; values in base64, since they are bytes."""
-    return _encode(
-        [
-            (
-                name.replace("\x00", "\ufffd"),
-                None if value is None else base64.b64encode(value).decode(),
-            )
-            for name, value in headers
-        ]
-    )
-
-
 # SQLSTATE classes that pass: connection lost, read-only for now, login or database not there
 # (yet), transaction rolled back, out of resources, not available, shut down, disk trouble.
 _TRANSIENT_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
@@ -743,7 +639,7 @@ _TRANSIENT_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58
 _PERMANENT_CLASSES: Final = ("21", "22", "23", "54")
 
 
-def _translated(error: Exception) -> Exception:
+def translated(error: Exception) -> Exception:
     """Say whose fault an error is: the world's, the data's, or (unchanged) our own."""
     state = getattr(error, "sqlstate", None) or ""
     # asyncpg raises ValueErrors of its own for what it cannot encode.
@@ -797,115 +693,8 @@ async def open_sink(options: PostgresOptions) -> AsyncIterator[PostgresSink]:
             server_settings={"timezone": "UTC", "application_name": "windsor"},
         )
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        raise _translated(error) from error
+        raise translated(error) from error
     try:
         yield PostgresSink(pool, options)
     finally:
         pool.terminate()
-
-
-# The schema ---------------------------------------------------------------------------------
-
-
-class Migration(NamedTuple):
-    """One file of `schemas/migrations`."""
-
-    version: int
-    name: str
-    sql: str
-
-
-def migrations() -> list[Migration]:
-    """Read the migrations that this version ships, oldest first."""
-    folder = resources.files("schemas") / "migrations"
-    files = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
-    )
-    return [
-        Migration(int(file.name.split("_", 1)[0]), file.name.removesuffix(".sql"), file.read_text())
-        for file in files
-    ]
-
-
-async def migrate(dsn: str) -> list[str]:
-    """Bring the schema to this version's; forward only, one at a time across processes.
-
-    Returns:
-        The names of the migrations applied now.
-
-    Raises:
-        SchemaError: The database has migrations that this version does not know.
-        TransientSinkError: Postgres cannot be reached.
-    """
-    applied: list[str] = []
-    async with _plain_connection(dsn) as connection:
-        await connection.execute("SELECT pg_advisory_lock(hashtext('windsor.migrations'))")
-        await connection.execute(
-            "CREATE SCHEMA IF NOT EXISTS windsor_private;"
-            "CREATE TABLE IF NOT EXISTS windsor_private.migrations ("
-            " version integer PRIMARY KEY, name text NOT NULL,"
-            " applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        done = await _applied_version(connection)
-        _refuse_newer(done)
-        for migration in migrations():
-            if migration.version > done:
-                async with connection.transaction():
-                    await connection.execute(migration.sql)
-                    await connection.execute(
-                        "INSERT INTO windsor_private.migrations (version, name) VALUES ($1, $2)",
-                        migration.version,
-                        migration.name,
-                    )
-                applied.append(migration.name)
-    return applied
-
-
-async def check_schema(dsn: str) -> None:
-    """Make sure that the database's schema is this version's.
-
-    Raises:
-        SchemaError: It is older or newer.
-        TransientSinkError: Postgres cannot be reached.
-    """
-    async with _plain_connection(dsn) as connection:
-        done = await _applied_version(connection)
-    _refuse_newer(done)
-    newest = migrations()[-1].version
-    if done < newest:
-        raise SchemaError(
-            f"the database's schema is version {done}, this worker needs {newest}:"
-            " run `windsor migrate` first"
-        )
-
-
-async def _applied_version(connection: Connection) -> int:
-    if await connection.fetchval("SELECT to_regclass('windsor_private.migrations')") is None:
-        return 0
-    version = await connection.fetchval(
-        "SELECT coalesce(max(version), 0) FROM windsor_private.migrations"
-    )
-    return int(version)
-
-
-def _refuse_newer(done: int) -> None:
-    newest = migrations()[-1].version
-    if done > newest:
-        raise SchemaError(
-            f"the database's schema is version {done}, this worker knows {newest}:"
-            " run the newer windsor"
-        )
-
-
-@asynccontextmanager
-async def _plain_connection(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    try:
-        connection = await asyncpg.connect(
-            dsn, timeout=10, server_settings={"timezone": "UTC", "application_name": "windsor"}
-        )
-        try:
-            yield connection
-        finally:
-            await connection.close(timeout=5)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        raise _translated(error) from error

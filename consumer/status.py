@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from consumer.postgres import check_schema
+from consumer.schema import check_schema
 
 _QUESTIONS = {
     "schema version": "SELECT max(version)::text FROM windsor_private.migrations",

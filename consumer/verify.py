@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from consumer.core.call import Clock
-from consumer.postgres import Connection, check_schema, prepare_connection
+from consumer.postgres import Connection, prepare_connection
+from consumer.schema import check_schema
 from consumer.sql import load_queries
 
 _VERIFY: Final = load_queries("verify.sql")

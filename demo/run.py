@@ -26,7 +26,7 @@ from rich.table import Table
 from consumer import app
 from consumer.errors import WindsorError
 from consumer.log import configure_logging
-from consumer.postgres import migrate
+from consumer.schema import migrate
 from consumer.settings import Secret, Settings
 from demo.servers import embedded_kafka, embedded_postgres
 from demo.story import StoryRecord, story

@@ -16,7 +16,7 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hypothesis import HealthCheck, settings
 
-from consumer.postgres import migrate
+from consumer.schema import migrate
 from tests import servers
 
 _NUMBERS = itertools.count(os.getpid())

@@ -21,6 +21,7 @@ class FakeSource:
         self.chunks: deque[Chunk] = deque()
         self.commits: list[dict[TopicPartition, int]] = []
         self.committed: dict[TopicPartition, int] = {}
+        self.commits_refused = 0
         self.paused = False
         self.pauses = 0
         self.stopped = False
@@ -39,9 +40,17 @@ class FakeSource:
         await asyncio.sleep(0.002)
         return []
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         self.commits.append(dict(offsets))
+        if self.commits_refused > 0:
+            self.commits_refused -= 1
+            return False
         self.committed.update(offsets)
+        return True
+
+    @property
+    def committed_offsets(self) -> Mapping[TopicPartition, int]:
+        return self.committed
 
     def pause(self) -> None:
         self.paused = True

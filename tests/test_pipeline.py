@@ -52,6 +52,15 @@ async def test_chunk_with_nothing_to_write_is_committed() -> None:
         await until(lambda: source.committed == {P0: 2})
 
 
+async def test_failed_commit_is_repeated_though_nothing_else_comes() -> None:
+    source = FakeSource()
+    source.commits_refused = 2
+    async with running(pipeline_of(source, FakeSink()), P0):
+        source.chunks.append(chunk(0, b"jane", b"joe"))
+        await until(lambda: source.committed == {P0: 2})
+    assert source.commits == [{P0: 2}] * 3
+
+
 async def test_nothing_is_committed_before_it_is_written() -> None:
     source, sink = FakeSource(), FakeSink()
     async with running(pipeline_of(source, sink), P0):

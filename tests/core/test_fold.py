@@ -1,9 +1,10 @@
 """A batch folds to the same deltas, whatever the order of its calls."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.call import AudienceSync, Clock, Identity
+from consumer.core.call import AudienceSync, CallType, Clock, Identity
 from consumer.core.fold import Alias, Delta, Deltas, fold, join_traits
 from tests.core.calls import START_US, call
 
@@ -110,6 +111,13 @@ def test_join_keeps_the_greater_clock_and_tells_of_change() -> None:
     assert join_traits(traits, {"plan": (clock(2, "a"), b"2")}) is False
     assert join_traits(traits, {"plan": (clock(2, "c"), b"3"), "x": (clock(0, "a"), b"4")}) is True
     assert traits == {"plan": (clock(2, "c"), b"3"), "x": (clock(0, "a"), b"4")}
+
+
+@pytest.mark.parametrize("type_", ["group", "alias"])
+def test_call_made_without_what_it_is_about_says_only_that_it_was(type_: CallType) -> None:
+    deltas = fold([call(type_, 1, user_id="jane")])
+
+    assert deltas == fold([call("track", 1, f"{type_}-1", user_id="jane")])
 
 
 CALLS = [

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from consumer.core.call import Clock
-from consumer.core.fold import Delta, Traits
+from consumer.core.fold import Delta, Group, Traits
 from consumer.core.merge import (
     AliasRow,
     IdentityState,
@@ -145,6 +145,61 @@ def test_delta_joins_every_register() -> None:
     assert state == identity(
         1, claim=(at(2), 7), group=(at(2), "h"), traits={"k": (at(2), b"2")}, identified=True
     )
+
+
+def test_delta_without_a_claim_leaves_the_standing_one() -> None:
+    state = identity(1, "anonymous", claimed_by=7)
+
+    assert apply_delta(state, Delta(listed=True, group=(at(2), "h")), None) is True
+    assert state == identity(1, "anonymous", claimed_by=7, group=(at(2), "h"))
+
+
+def test_nobodys_visitor_changes_no_user() -> None:
+    visitor = identity(3, "anonymous", claim=None, traits={"plan": (at(4), b"1")})
+
+    after = regroup([user(1)], {1: 1}, [visitor], [])
+
+    assert (after.changed, after.moved, after.rejoin) == ([], {}, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("standing", "brought", "group"),
+    [
+        (None, (at(2), "a"), (at(2), "a")),
+        ((at(1), "a"), (at(2), "b"), (at(2), "b")),
+        ((at(2), "a"), (at(1), "b"), (at(2), "a")),
+        ((at(2), "a"), None, (at(2), "a")),
+    ],
+)
+def test_user_takes_the_newer_group_with_a_visitor_and_with_a_merge(
+    standing: Group | None, brought: Group | None, group: Group | None
+) -> None:
+    visitor = identity(2, "anonymous", claimed_by=1, group=brought)
+
+    claimed = regroup([user(1, group=standing)], {1: 1}, [visitor], [])
+    merged = regroup(
+        [user(1, group=standing), user(2, group=brought)], {1: 1, 2: 2}, [], [AliasRow(at(9), 2, 1)]
+    )
+
+    assert claimed.changed == [user(1, 2, group=group)]
+    assert merged.changed == [user(1, 2, at(9), group=group)]
+
+
+def test_alias_within_a_merged_user_renames_nothing_in_a_replay() -> None:
+    aliases = [NamedAlias(at(1), "a", "b"), NamedAlias(at(2), "b", "a")]
+
+    assert replay_names(aliases) == ("b", at(1))
+
+
+def test_alias_to_a_user_merged_twice_over_takes_the_last_name_in_a_replay() -> None:
+    aliases = [
+        NamedAlias(at(1), "a", "b"),
+        NamedAlias(at(2), "c", "d"),
+        NamedAlias(at(3), "b", "d"),
+        NamedAlias(at(4), "x", "a"),
+    ]
+
+    assert replay_names(aliases) == ("d", at(4))
 
 
 def test_names_replay_as_the_log_says() -> None:

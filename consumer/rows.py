@@ -1,0 +1,127 @@
+"""Rows of the projections and of dead letters, from and to the values of the core."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from consumer.core.call import Clock
+from consumer.core.fold import TOMBSTONE, Traits
+from consumer.core.merge import IdentityState, UserState
+
+_YEAR_10000_MS: Final = 253_402_300_800_000
+
+_decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_clocks = msgspec.json.Decoder(dict[str, tuple[int, str]]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_traits(values: bytes, clocks: bytes) -> Traits:
+    """Read a pair of `traits` and `trait_clocks`: a clock without a value is a tombstone."""
+    raw = _decode_values(values)
+    return {
+        key: (Clock(at, message_id), bytes(raw[key]) if key in raw else TOMBSTONE)
+        for key, (at, message_id) in _decode_clocks(clocks).items()
+    }
+
+
+def encode_traits(traits: Traits) -> tuple[bytes, bytes]:
+    """Write a pair of `traits` (without tombstones) and `trait_clocks`."""
+    values = {key: msgspec.Raw(raw) for key, (_, raw) in traits.items() if raw != TOMBSTONE}
+    return _encode(values), _encode({key: clock for key, (clock, _) in traits.items()})
+
+
+def identity_state(row: asyncpg.Record) -> IdentityState:
+    """Read a row of `lock_identities`."""
+    return IdentityState(
+        id=row["id"],
+        kind=row["kind"],
+        value=row["value"],
+        listed=row["listed"],
+        identified=row["identified"],
+        claim=None
+        if row["claimed_by"] is None
+        else (Clock(row["claimed_at"], row["claimed_message_id"]), row["claimed_by"]),
+        group=None
+        if row["group_id"] is None
+        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
+        traits=decode_traits(row["traits"], row["trait_clocks"]),
+    )
+
+
+def identity_row(state: IdentityState) -> tuple[Any, ...]:
+    """Write a row for `update_identities`."""
+    claim, claimed_by = state.claim or (Clock(0, ""), None)
+    group, group_id = state.group or (Clock(0, ""), None)
+    return (
+        state.id,
+        state.listed,
+        state.identified,
+        claimed_by,
+        None if claimed_by is None else claim.at,
+        None if claimed_by is None else claim.message_id,
+        group_id,
+        None if group_id is None else group.at,
+        None if group_id is None else group.message_id,
+        *encode_traits(state.traits),
+    )
+
+
+def user_state(row: asyncpg.Record) -> UserState:
+    """Read a row of `lock_users`."""
+    return UserState(
+        id=row["id"],
+        name=row["user_id"],
+        identities_count=row["identities_count"],
+        identified=row["identified"],
+        group=None
+        if row["group_id"] is None
+        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
+        merged=None
+        if row["merged_at"] is None
+        else Clock(row["merged_at"], row["merged_message_id"]),
+        traits=decode_traits(row["traits"], row["trait_clocks"]),
+    )
+
+
+def user_row(state: UserState) -> tuple[Any, ...]:
+    """Write a row for `put_users`."""
+    group, group_id = state.group or (None, None)
+    return (
+        state.id,
+        state.name,
+        state.identities_count,
+        state.identified,
+        group_id,
+        None if group is None else group.at,
+        None if group is None else group.message_id,
+        None if state.merged is None else state.merged.at,
+        None if state.merged is None else state.merged.message_id,
+        *encode_traits(state.traits),
+    )
+
+
+def columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    """Turn rows into the arrays that `unnest` takes."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def record_timestamp(timestamp_ms: int) -> int | None:
+    """Microseconds of a record's timestamp, None where Postgres could not hold it."""
+    # A producer may have sent anything.
+    return timestamp_ms * 1000 if 0 <= timestamp_ms < _YEAR_10000_MS else None
+
+
+def headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
+    """Headers as JSON pairs; values in base64, since they are bytes."""
+    return _encode(
+        [
+            (
+                name.replace("\x00", "\ufffd"),
+                None if value is None else base64.b64encode(value).decode(),
+            )
+            for name, value in headers
+        ]
+    )

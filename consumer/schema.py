@@ -1,0 +1,115 @@
+"""The database's schema: migrations, forward only, and the check that it is this version's."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import NamedTuple
+
+import asyncpg
+
+from consumer.errors import SchemaError
+from consumer.postgres import Connection, translated
+
+
+class Migration(NamedTuple):
+    """One file of `schemas/migrations`."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def migrations() -> list[Migration]:
+    """Read the migrations that this version ships, oldest first."""
+    folder = resources.files("schemas") / "migrations"
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
+    )
+    return [
+        Migration(int(file.name.split("_", 1)[0]), file.name.removesuffix(".sql"), file.read_text())
+        for file in files
+    ]
+
+
+async def migrate(dsn: str) -> list[str]:
+    """Bring the schema to this version's; forward only, one at a time across processes.
+
+    Returns:
+        The names of the migrations applied now.
+
+    Raises:
+        SchemaError: The database has migrations that this version does not know.
+        TransientSinkError: Postgres cannot be reached.
+    """
+    applied: list[str] = []
+    async with _plain_connection(dsn) as connection:
+        await connection.execute("SELECT pg_advisory_lock(hashtext('windsor.migrations'))")
+        await connection.execute(
+            "CREATE SCHEMA IF NOT EXISTS windsor_private;"
+            "CREATE TABLE IF NOT EXISTS windsor_private.migrations ("
+            " version integer PRIMARY KEY, name text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        done = await _applied_version(connection)
+        _refuse_newer(done)
+        for migration in migrations():
+            if migration.version > done:
+                async with connection.transaction():
+                    await connection.execute(migration.sql)
+                    await connection.execute(
+                        "INSERT INTO windsor_private.migrations (version, name) VALUES ($1, $2)",
+                        migration.version,
+                        migration.name,
+                    )
+                applied.append(migration.name)
+    return applied
+
+
+async def check_schema(dsn: str) -> None:
+    """Make sure that the database's schema is this version's.
+
+    Raises:
+        SchemaError: It is older or newer.
+        TransientSinkError: Postgres cannot be reached.
+    """
+    async with _plain_connection(dsn) as connection:
+        done = await _applied_version(connection)
+    _refuse_newer(done)
+    newest = migrations()[-1].version
+    if done < newest:
+        raise SchemaError(
+            f"the database's schema is version {done}, this worker needs {newest}:"
+            " run `windsor migrate` first"
+        )
+
+
+async def _applied_version(connection: Connection) -> int:
+    if await connection.fetchval("SELECT to_regclass('windsor_private.migrations')") is None:
+        return 0
+    version = await connection.fetchval(
+        "SELECT coalesce(max(version), 0) FROM windsor_private.migrations"
+    )
+    return int(version)
+
+
+def _refuse_newer(done: int) -> None:
+    newest = migrations()[-1].version
+    if done > newest:
+        raise SchemaError(
+            f"the database's schema is version {done}, this worker knows {newest}:"
+            " run the newer windsor"
+        )
+
+
+@asynccontextmanager
+async def _plain_connection(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=10, server_settings={"timezone": "UTC", "application_name": "windsor"}
+        )
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=5)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise translated(error) from error
