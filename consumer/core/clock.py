@@ -5,6 +5,7 @@ Source: the contract, section 1.2.
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Final
 
 EARLIEST_US: Final = 946_684_800_000_000
@@ -44,7 +45,7 @@ def parse_timestamp(value: object) -> int | None:
     """
     if isinstance(value, str):
         # The common shapes, by the interpreter's own parser: it takes a tenth of ours.
-        if len(value) in _COMMON_CHARS and value[4] == "-":
+        if len(value) in _COMMON_CHARS and _looks_common(value):
             try:
                 moment = datetime.fromisoformat(value)
             except ValueError:
@@ -53,7 +54,8 @@ def parse_timestamp(value: object) -> int | None:
         return _parse_text(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return _from_epoch(value)
+    # A float's own text is what was sent; its digits are not.
+    return _from_epoch(Decimal(value if isinstance(value, int) else repr(value)))
 
 
 def clock_of(at: int | None, record_ms: int) -> tuple[int, bool]:
@@ -78,7 +80,7 @@ def clock_of(at: int | None, record_ms: int) -> tuple[int, bool]:
 
 def _parse_text(text: str) -> int | None:
     if _NUMBER.fullmatch(text):
-        return _from_epoch(float(text) if "." in text else int(text[:_NUMBER_CHARS_MAX]))
+        return _from_epoch(Decimal(text[:_NUMBER_CHARS_MAX]))
     return _parse_lenient(text)
 
 
@@ -121,13 +123,18 @@ def _zone_minutes(zone: str | None) -> int:
     return (int(hours) * 60 + int(minutes)) * (-1 if zone[0] == "-" else 1)
 
 
-def _from_epoch(number: float) -> int | None:
-    try:
-        if isinstance(number, int):
-            return number * (1_000_000 if abs(number) < _SECONDS_BELOW else 1_000)
-        return int(number * (1_000_000 if abs(number) < _SECONDS_BELOW else 1_000))
-    except (OverflowError, ValueError):
+def _from_epoch(number: Decimal) -> int | None:
+    if not number.is_finite():
         return None
+    return int(number * (1_000_000 if abs(number) < _SECONDS_BELOW else 1_000))
+
+
+def _looks_common(text: str) -> bool:
+    """Tell whether a text of a common length has its marks where they belong."""
+    return (
+        text[4] == "-" and text[7] == "-" and text[10] in "T "
+        and (text[-1] == "Z" or text[-3] == ":")
+    )  # fmt: skip
 
 
 def _microseconds(moment: datetime) -> int:

@@ -49,6 +49,9 @@ _CALL_TYPES: Final = frozenset({"identify", "track", "page", "screen", "group", 
 _CONTACT_CATEGORIES: Final = frozenset({"email", "support", "payment", "sms"})
 _EXPIRING_TYPES: Final = frozenset({"track", "page", "screen"})
 
+# Stands for an integer that Python does not read: longer than any id may be.
+_HUGE: Final = 10**600
+
 # 0001-01-01T00:00:00Z.
 _YEAR_ONE_US: Final = -62_135_596_800_000_000
 
@@ -59,6 +62,7 @@ _LENT_BYTES_MAX: Final = 32 * 1024 * 1024
 _decode_call = msgspec.json.Decoder(WireCall).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -167,8 +171,6 @@ class Decoder:
 
     def _lent(self, wire: WireCall) -> _Envelope:
         """What a batch lends its calls, checked once."""
-        for raw in (wire.context, wire.integrations):
-            check_surrogates(bytes(raw))
         # A call's context is one level down.
         check_depth(bytes(wire.context), self._rules.depth_max, "context", above=1)
         return _Envelope(
@@ -393,30 +395,43 @@ def _rejected(record: Record, position: int, place: str, refused: RefusedError) 
 
 def _read(value: bytes) -> WireCall:
     try:
-        return _decode_call(value)
-    except msgspec.ValidationError as error:
-        if value.lstrip()[:1] == b"{":
+        try:
+            return _decode_call(value)
+        except msgspec.ValidationError:
             return _read_exactly(value)
+    except msgspec.ValidationError as error:
         raise RefusedError("not_a_call", "", "must be a JSON object") from error
     except RecursionError as error:
         raise RefusedError("too_deep", "", "deeper than the parser goes") from error
     except (msgspec.MsgspecError, UnicodeError) as error:
+        check_surrogates(value)
         raise RefusedError("malformed_json", "", str(error)) from error
 
 
 def _read_exactly(value: bytes) -> WireCall:
     """Read a call with a number in one of its fields that Python cannot hold.
 
-    As infinity it is no id and no timestamp, which is what such a number is.
+    As infinity it is no id and no timestamp, which is what such a number is; an integer stays
+    one that is far too long.
+
+    Raises:
+        msgspec.DecodeError: It is no JSON.
+        msgspec.ValidationError: It is no object.
+        RecursionError: It is too deep to tell.
     """
+    _decode_raw(value)
     fields = _decode_object(value)
     wire = WireCall()
     for field in msgspec.structs.fields(WireCall):
         raw = fields.get(field.encode_name)
         if raw is not None:
             # What stays raw is kept by its own copy.
-            setattr(wire, field.name, raw if field.type is msgspec.Raw else _scalar(raw, math.inf))
+            setattr(wire, field.name, raw if field.type is msgspec.Raw else _bounded(raw))
     return wire
+
+
+def _bounded(raw: msgspec.Raw) -> object:
+    return _scalar(raw, _HUGE if bytes(raw).lstrip(b"-").isdigit() else math.inf)
 
 
 def _scalar(raw: msgspec.Raw | bytes, beyond: object = None) -> object:

@@ -128,6 +128,10 @@ def test_leap_seconds_ends_of_days_and_of_time_are_moments(text: str, expected: 
         ("-1791158400", -START_US),
         (1_791_158_400_000_000, START_US * 1_000),
         (10**30, 10**33),
+        # To the digit, which a binary fraction is not.
+        (2_209_287_744.775469, 2_209_287_744_775_469),
+        ("2209287744.775469", 2_209_287_744_775_469),
+        ("1791158400123.4567", 1_791_158_400_123_456),
     ],
 )
 def test_numbers_under_ten_to_the_eleventh_are_seconds_else_milliseconds(
@@ -157,9 +161,9 @@ def test_number_of_any_length_is_read_and_is_far_away(sign: str, digits: int) ->
         "2026-10-05T00:00:00.Z", "2026-10-05T", "2026-10-05T00:00:00Zx", "26-10-05",
         "\u0662\u0660\u0662\u0666-10-05", "\uff12\uff10\uff12\uff16-10-05T00:00:00Z",
         "1", "12", "123456789", "1e10", "1791158400x",
-        "9" * 400 + ".5", "-", "Infinity", "NaN",
+        "-", "Infinity", "NaN",
         None, True, False, [], {}, [1_791_158_400], {"seconds": 1_791_158_400},
-        math.inf, -math.inf, math.nan, 1e308,
+        math.inf, -math.inf, math.nan,
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_absent(unreadable: object) -> None:
