@@ -37,7 +37,7 @@ from consumer.core.storable import (
     ARRAY,
     OBJECT,
     check_depth,
-    check_surrogates,
+    has_lone_surrogate,
     is_suspicious,
     may_hold,
     stored_object,
@@ -404,8 +404,8 @@ def _read(value: bytes) -> WireCall:
     except RecursionError as error:
         raise RefusedError("too_deep", "", "deeper than the parser goes") from error
     except (msgspec.MsgspecError, UnicodeError) as error:
-        check_surrogates(value)
-        raise RefusedError("malformed_json", "", str(error)) from error
+        words = "a lone surrogate in a text" if has_lone_surrogate(value) else str(error)
+        raise RefusedError("malformed_json", "", words) from error
 
 
 def _read_exactly(value: bytes) -> WireCall:

@@ -136,13 +136,10 @@ def _place_of_number(value: bytes, place: str) -> str | None:
     )
 
 
-def check_surrogates(value: bytes) -> None:
-    """Refuse half of a surrogate pair: JSON's grammar has it, but it is no text."""
-    if _SURROGATE.search(value):
-        unescaped = value.replace(b"\\\\", b"")
-        lone = _SURROGATE.search(_SURROGATE_PAIR.sub(b"", unescaped))
-        if lone is not None:
-            raise RefusedError("malformed_json", "", "a lone surrogate in a text")
+def has_lone_surrogate(value: bytes) -> bool:
+    """Tell whether JSON holds half of a surrogate pair: its grammar has it, but it is no text."""
+    unescaped = value.replace(b"\\\\", b"")
+    return _SURROGATE.search(_SURROGATE_PAIR.sub(b"", unescaped)) is not None
 
 
 def may_hold(value: bytes, key: bytes) -> bool:
