@@ -23,6 +23,8 @@ run: setup ## Everything on this machine: Kafka, Postgres, the worker and a mont
 
 test: setup ## Run the tests on real servers (from the environment, containers, or embedded)
 	$(BIN)/pytest --cov --cov-report=term
+	@echo "coverage of the pure core, branches included, must be whole:"
+	@$(BIN)/coverage report --include="consumer/core/*" --fail-under=100
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .
