@@ -153,9 +153,14 @@ class Decoder:
         if not _is(wire.batch, ARRAY):
             yield self._outcome(record, 0, value, _NO_ENVELOPE, expired_before, "")
             return
+        calls = _decode_array(wire.batch)
+        if not calls and (wire.type is not None or wire.action is not None):
+            # A call that has an empty batch beside its own fields is a call all the same.
+            yield self._call(record, 0, wire, value, _NO_ENVELOPE, expired_before)
+            return
         lent = self._lent(wire)
         lent_bytes = 0
-        for position, raw in enumerate(_decode_array(wire.batch)):
+        for position, raw in enumerate(calls):
             place = f"batch[{position}]"
             lent_bytes += len(lent.context or b"")
             if lent_bytes > _LENT_BYTES_MAX:

@@ -980,3 +980,12 @@ def test_number_that_python_cannot_hold_hides_nothing_else(value: bytes, reason:
 
     assert isinstance(outcome, Rejected)
     assert outcome.reason == reason
+
+
+@pytest.mark.parametrize("kind", ["type", "action"])
+def test_call_with_an_empty_batch_beside_its_fields_is_a_call(kind: str) -> None:
+    value = json.dumps({kind: "page", "userId": "jane", "batch": []}).encode()
+    (outcome,) = Decoder().decode(HandRecord(value=value))
+
+    assert isinstance(outcome, Call)
+    assert (outcome.type, outcome.user_id) == ("page", "jane")
