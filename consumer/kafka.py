@@ -178,10 +178,8 @@ class KafkaSource:
             self._observer.commit_failed()
             log.warning("offsets.commit_failed", error=type(error).__name__)
             return False
-        for tp, offset in ours.items():
-            # Unless it was taken away, and perhaps given back, meanwhile.
-            if self._committed.get(partition := TopicPartition(*tp), offset) <= offset:
-                self._committed[partition] = offset
+        # May be less than before: a topic that is made again begins anew.
+        self._committed.update((TopicPartition(*tp), offset) for tp, offset in ours.items())
         return True
 
     @property

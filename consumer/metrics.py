@@ -127,7 +127,7 @@ class Metrics:
         )
         self._attempts = Counter(
             "windsor_transactions_restarted_total",
-            "Transactions begun again: a duplicate was met, or users were merged meanwhile.",
+            "Transactions begun again: a duplicate was met, or others wrote meanwhile.",
             registry=registry,
         )
         self._rebalances = Counter(

@@ -41,30 +41,20 @@ def identity_state(row: asyncpg.Record) -> IdentityState:
         value=row["value"],
         listed=row["listed"],
         identified=row["identified"],
-        claim=None
-        if row["claimed_by"] is None
-        else (Clock(row["claimed_at"], row["claimed_message_id"]), row["claimed_by"]),
-        group=None
-        if row["group_id"] is None
-        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
+        claim=_register(row, "claimed_by", "claimed_at", "claimed_message_id"),
+        group=_register(row, "group_id", "group_at", "group_message_id"),
         traits=decode_traits(row["traits"], row["trait_clocks"]),
     )
 
 
 def identity_row(state: IdentityState) -> tuple[Any, ...]:
     """Write a row for `update_identities`."""
-    claim, claimed_by = state.claim or (Clock(0, ""), None)
-    group, group_id = state.group or (Clock(0, ""), None)
     return (
         state.id,
         state.listed,
         state.identified,
-        claimed_by,
-        None if claimed_by is None else claim.at,
-        None if claimed_by is None else claim.message_id,
-        group_id,
-        None if group_id is None else group.at,
-        None if group_id is None else group.message_id,
+        *_register_columns(state.claim),
+        *_register_columns(state.group),
         *encode_traits(state.traits),
     )
 
@@ -76,9 +66,7 @@ def user_state(row: asyncpg.Record) -> UserState:
         name=row["user_id"],
         identities_count=row["identities_count"],
         identified=row["identified"],
-        group=None
-        if row["group_id"] is None
-        else (Clock(row["group_at"], row["group_message_id"]), row["group_id"]),
+        group=_register(row, "group_id", "group_at", "group_message_id"),
         merged=None
         if row["merged_at"] is None
         else Clock(row["merged_at"], row["merged_message_id"]),
@@ -88,19 +76,28 @@ def user_state(row: asyncpg.Record) -> UserState:
 
 def user_row(state: UserState) -> tuple[Any, ...]:
     """Write a row for `put_users`."""
-    group, group_id = state.group or (None, None)
     return (
         state.id,
         state.name,
         state.identities_count,
         state.identified,
-        group_id,
-        None if group is None else group.at,
-        None if group is None else group.message_id,
+        *_register_columns(state.group),
         None if state.merged is None else state.merged.at,
         None if state.merged is None else state.merged.message_id,
         *encode_traits(state.traits),
     )
+
+
+def _register(row: asyncpg.Record, value: str, at: str, message_id: str) -> Any:  # noqa: ANN401 - the value is the column's
+    """A clock and what it set, None where nothing did."""
+    return None if row[value] is None else (Clock(row[at], row[message_id]), row[value])
+
+
+def _register_columns(register: tuple[Clock, Any] | None) -> tuple[Any, ...]:
+    if register is None:
+        return (None, None, None)
+    clock, value = register
+    return (value, clock.at, clock.message_id)
 
 
 def columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:

@@ -321,6 +321,9 @@ async def test_offset_beyond_the_end_is_out_of_range_too(kafka_server: str, topi
     async with reading(kafka_server, name, earliest_when_out_of_range=True) as read:
         await read.until({0: upto(30)})
         assert read.noted.resets == 1
+        # The lag is counted from what is committed, though that is less than before.
+        await read.source.commit({TopicPartition(name, 0): 30})
+        assert read.source.committed_offsets == {TopicPartition(name, 0): 30}
 
 
 async def test_reset_that_the_broker_does_not_answer_is_tried_again(
