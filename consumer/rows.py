@@ -8,29 +8,30 @@ import asyncpg
 import msgspec
 
 from consumer.core.call import Clock
-from consumer.core.fold import TOMBSTONE, Traits
+from consumer.core.fold import Traits
 from consumer.core.merge import IdentityState, UserState
 
 _YEAR_10000_MS: Final = 253_402_300_800_000
 
+_NOTHING: Final = b"{}"
+
 _decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_clocks = msgspec.json.Decoder(dict[str, tuple[int, str]]).decode
+_decode_clocks = msgspec.json.Decoder(dict[str, Clock]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def decode_traits(values: bytes, clocks: bytes) -> Traits:
     """Read a pair of `traits` and `trait_clocks`: a clock without a value is a tombstone."""
-    raw = _decode_values(values)
-    return {
-        key: (Clock(at, message_id), bytes(raw[key]) if key in raw else TOMBSTONE)
-        for key, (at, message_id) in _decode_clocks(clocks).items()
-    }
+    if clocks == _NOTHING:
+        return Traits()
+    return Traits(_decode_clocks(clocks), _decode_values(values))
 
 
 def encode_traits(traits: Traits) -> tuple[bytes, bytes]:
     """Write a pair of `traits` (without tombstones) and `trait_clocks`."""
-    values = {key: msgspec.Raw(raw) for key, (_, raw) in traits.items() if raw != TOMBSTONE}
-    return _encode(values), _encode({key: clock for key, (clock, _) in traits.items()})
+    if not traits.clocks:
+        return _NOTHING, _NOTHING
+    return _encode(traits.values), _encode(traits.clocks)
 
 
 def identity_state(row: asyncpg.Record) -> IdentityState:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import asyncpg
 
 from consumer.errors import SchemaError
-from consumer.postgres import Connection, translated
+from consumer.connection import Connection, translated
 
 
 class Migration(NamedTuple):

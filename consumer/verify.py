@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from consumer.core.call import Clock
-from consumer.postgres import Connection, prepare_connection
+from consumer.connection import Connection, prepare_connection
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 

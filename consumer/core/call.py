@@ -8,7 +8,7 @@ Source: the contract, sections 1.1 to 1.3 and 2.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
 
@@ -102,10 +102,11 @@ class Call(msgspec.Struct, gc=False):
     """
 
     type: CallType
-    clock: Clock
+    at: int
+    """Microseconds since the epoch, UTC."""
+    message_id: str
     message_key: bytes
     """16 bytes: BLAKE2b of the message id's UTF-8."""
-    identity: Identity
     record: Record
     position: int
     """Place in a batch envelope, 0 for a record that is one call."""
@@ -113,6 +114,8 @@ class Call(msgspec.Struct, gc=False):
     """Microseconds since the epoch, UTC."""
     user_id: str | None = None
     anonymous_id: str | None = None
+    contact: Identity | None = None
+    """The email or phone that the call came by, where it points at that."""
     previous_id: str | None = None
     """Alias only: `previousId`, or `anonymousId` where that stands in for it."""
     group_id: str | None = None
@@ -130,6 +133,18 @@ class Call(msgspec.Struct, gc=False):
     """The call's own timestamp was implausible and the record's was taken."""
     size: int = 0
     """Bytes of JSON, for the bound on a batch."""
+
+    @property
+    def clock(self) -> Clock:
+        """Its position in the log."""
+        return Clock(self.at, self.message_id)
+
+    @property
+    def identity(self) -> Identity:
+        """Whom it points at: its user id, else the contact it came by, else its visitor."""
+        if self.user_id is not None:
+            return Identity("user", self.user_id)
+        return self.contact or Identity("anonymous", cast("str", self.anonymous_id))
 
 
 class Rejected(msgspec.Struct, gc=False, frozen=True):

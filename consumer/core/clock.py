@@ -4,7 +4,7 @@ Source: the contract, section 1.2.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -15,8 +15,13 @@ EARLIEST_US: Final = 946_684_800_000_000
 LATEST_US: Final = 253_402_300_799_999_998
 
 _DAY_US: Final = 86_400_000_000
+WEEK_US: Final = 7 * _DAY_US
+# 1970-01-05, the first Monday of the epoch.
+_FIRST_MONDAY_US: Final = 4 * _DAY_US
 _DAY_MINUTES: Final = 24 * 60
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_from_iso: Final = datetime.fromisoformat
 _SECONDS_BELOW: Final = 10**11
 # Longer ones are as far from any plausible time, and dear to read.
 _NUMBER_CHARS_MAX: Final = 24
@@ -45,12 +50,17 @@ def parse_timestamp(value: object) -> int | None:
     """
     if isinstance(value, str):
         # The common shapes, by the interpreter's own parser: it takes a tenth of ours.
-        if len(value) in _COMMON_CHARS and _looks_common(value):
+        if (
+            len(value) in _COMMON_CHARS
+            and value[4] == value[7] == "-"
+            and value[10] in "T "
+            and (value[-1] == "Z" or value[-3] == ":")
+        ):
             try:
-                moment = datetime.fromisoformat(value)
-            except ValueError:
+                return (_from_iso(value) - _EPOCH) // _MICROSECOND
+            except (ValueError, TypeError):
+                # No such moment, or no zone after all.
                 return _parse_text(value.strip())
-            return _microseconds(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
         return _parse_text(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -68,6 +78,9 @@ def clock_of(at: int | None, record_ms: int) -> tuple[int, bool]:
     Returns:
         Microseconds, and whether an implausible time of the call was replaced.
     """
+    if at is not None and EARLIEST_US <= at <= record_ms * 1000 + _DAY_US and at <= LATEST_US:
+        # Nearly every call's.
+        return at, False
     record = min(max(record_ms * 1000, EARLIEST_US), LATEST_US)
     if at is None:
         return record, False
@@ -76,6 +89,16 @@ def clock_of(at: int | None, record_ms: int) -> tuple[int, bool]:
     if EARLIEST_US <= at <= latest:
         return at, False
     return record, True
+
+
+def week_of(at: int) -> int:
+    """The UTC week of a moment: Mondays since the first one of the epoch, 1970-01-05."""
+    return (at - _FIRST_MONDAY_US) // WEEK_US
+
+
+def week_start(week: int) -> int:
+    """The first microsecond of a week."""
+    return week * WEEK_US + _FIRST_MONDAY_US
 
 
 def _parse_text(text: str) -> int | None:
@@ -129,14 +152,5 @@ def _from_epoch(number: Decimal) -> int | None:
     return int(number * (1_000_000 if abs(number) < _SECONDS_BELOW else 1_000))
 
 
-def _looks_common(text: str) -> bool:
-    """Tell whether a text of a common length has its marks where they belong."""
-    return (
-        text[4] == "-" and text[7] == "-" and text[10] in "T "
-        and (text[-1] == "Z" or text[-3] == ":")
-    )  # fmt: skip
-
-
 def _microseconds(moment: datetime) -> int:
-    since = moment - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return (moment - _EPOCH) // _MICROSECOND

@@ -49,11 +49,18 @@ _CALL_TYPES: Final = frozenset({"identify", "track", "page", "screen", "group", 
 _CONTACT_CATEGORIES: Final = frozenset({"email", "support", "payment", "sms"})
 _EXPIRING_TYPES: Final = frozenset({"track", "page", "screen"})
 
+# Bytes of an object without members.
+_EMPTY: Final = 2
+
 # Stands for an integer that Python does not read: longer than any id may be.
 _HUGE: Final = 10**600
 
 # 0001-01-01T00:00:00Z.
 _YEAR_ONE_US: Final = -62_135_596_800_000_000
+
+# Ids that are remembered as good, and the longest of them: some 10 MB.
+_REMEMBERED_MAX: Final = 65_536
+_REMEMBERED_CHARS_MAX: Final = 64
 
 # What a batch's context may grow to by being lent to each of its calls: a record of 1 MiB
 # could otherwise ask for gigabytes. Some 4,000 calls with a browser's context take 4 MiB.
@@ -97,10 +104,12 @@ _NO_ENVELOPE: Final = _Envelope()
 
 
 class Decoder:
-    """Decodes records by fixed rules; stateless, so one serves all partitions."""
+    """Decodes records by fixed rules; one serves all partitions."""
 
     def __init__(self, rules: DecodeRules | None = None) -> None:
         self._rules = rules or DecodeRules()
+        # Ids met lately that name somebody: the same people come again and again.
+        self._people: dict[str, str] = {}
 
     def decode(self, record: Record, expired_before: int | None = None) -> Sequence[Outcome]:
         """Decode one record.
@@ -116,7 +125,8 @@ class Decoder:
         if value is None:
             return _TOMBSTONE
         try:
-            self._check_record(value)
+            if len(value) > self._rules.record_bytes_max or not value.isascii():
+                self._check_record(value)
             wire = _read(value)
             if wire.batch or wire.http_payload:
                 return list(self._envelope(record, wire, value, expired_before))
@@ -134,14 +144,13 @@ class Decoder:
                 "",
                 f"record of {len(value)} bytes, at most {self._rules.record_bytes_max}",
             )
-        if not value.isascii():
-            # The parser leaves the parts that stay raw unchecked.
-            try:
-                value.decode()
-            except UnicodeDecodeError as error:
-                raise RefusedError(
-                    "malformed_json", "", f"invalid UTF-8 (byte {error.start})"
-                ) from error
+        # The parser leaves the parts that stay raw unchecked.
+        try:
+            value.decode()
+        except UnicodeDecodeError as error:
+            raise RefusedError(
+                "malformed_json", "", f"invalid UTF-8 (byte {error.start})"
+            ) from error
 
     def _envelope(
         self, record: Record, wire: WireCall, value: bytes, expired_before: int | None
@@ -215,25 +224,39 @@ class Decoder:
         expired_before: int | None,
     ) -> Call | Skipped:
         suspicious = self._check_call(value)
-        if _is_filtered(wire.integrations, envelope.integrations):
+        lent_context = envelope.context
+        # `{}` and nothing say nothing.
+        if (len(wire.integrations) > _EMPTY or envelope.integrations) and _is_filtered(
+            wire.integrations, envelope.integrations
+        ):
             return _FILTERED
-        call_type = _type(wire)
+        call_type: CallType = wire.type
+        if call_type.__class__ is not str or call_type not in _CALL_TYPES:
+            call_type = _type(wire)
         received_at = parse_timestamp(
             wire.received_at or wire.received_at_snake or envelope.received_at
         )
-        at, replaced = clock_of(_own_time(wire, envelope, received_at), record.timestamp)
+        at = parse_timestamp(wire.timestamp)
+        if at is None:
+            at = _senders_time(wire, envelope, received_at)
+        at, replaced = clock_of(at, record.timestamp)
         if expired_before is not None and at < expired_before and call_type in _EXPIRING_TYPES:
             return _EXPIRED
-        user_id = self._person(_either(wire.user_id, wire.user_id_snake), "userId")
-        anonymous_id = self._person(
-            _either(wire.anonymous_id, wire.anonymous_id_snake), "anonymousId"
-        )
-        properties = stored_object(wire.properties, "properties", suspicious=suspicious)
-        context = stored_object(wire.context, "context", suspicious=suspicious)
-        if envelope.context is not None:
-            context = self._with_lent(context, envelope.context, len(value))
-        traits = stored_object(wire.traits, "traits", suspicious=suspicious)
-        previous_id = group_id = name = category = trait_values = audience = None
+        user_id = anonymous_id = None
+        if (given := _either(wire.user_id, wire.user_id_snake)) is not None:
+            user_id = self._person(given, "userId")
+        if (given := _either(wire.anonymous_id, wire.anonymous_id_snake)) is not None:
+            anonymous_id = self._person(given, "anonymousId")
+        properties = context = traits = None
+        if wire.properties:
+            properties = stored_object(wire.properties, "properties", suspicious=suspicious)
+        if wire.context:
+            context = stored_object(wire.context, "context", suspicious=suspicious)
+        if lent_context is not None:
+            context = self._with_lent(context, lent_context, len(value))
+        if wire.traits:
+            traits = stored_object(wire.traits, "traits", suspicious=suspicious)
+        previous_id = group_id = name = category = trait_values = audience = contact = None
         claims: tuple[Identity, ...] = ()
         if call_type == "track":
             name = _event(wire.event)
@@ -250,21 +273,23 @@ class Decoder:
         else:
             name = None if wire.name is None else _text(wire.name, "name")
             category = "analytics"
-        identity = self._own_identity(user_id, anonymous_id, category) or self._contact(
-            wire, anonymous_id, (context, properties, traits)
-        )
+        if user_id is None and (anonymous_id is None or category in _CONTACT_CATEGORIES):
+            contact = self._contact(wire, anonymous_id, (context, properties, traits))
         message_id = self._message_id(wire, record, position)
         # By position, in the order of the fields: by keyword it takes a microsecond more.
         return Call(
             call_type,
-            Clock(at, message_id),
+            at,
+            message_id,
             blake2b(message_id.encode(), digest_size=16).digest(),
-            identity,
             record,
             position,
-            _storable_time(received_at, record.timestamp),
+            received_at
+            if received_at is not None and _YEAR_ONE_US <= received_at <= LATEST_US
+            else clock_of(None, record.timestamp)[0],
             user_id,
             anonymous_id,
+            contact,
             previous_id,
             group_id,
             name,
@@ -276,7 +301,7 @@ class Decoder:
             claims,
             audience,
             replaced,
-            len(value) + len(envelope.context or b""),
+            len(value) if lent_context is None else len(value) + len(lent_context),
         )
 
     def _check_call(self, value: bytes) -> bool:
@@ -285,7 +310,9 @@ class Decoder:
             raise RefusedError(
                 "too_large", "", f"call of {len(value)} bytes, at most {self._rules.call_bytes_max}"
             )
-        check_depth(value, self._rules.depth_max)
+        # Most calls have fewer brackets than they may have levels.
+        if value.count(b"{") + value.count(b"[") > self._rules.depth_max:
+            check_depth(value, self._rules.depth_max)
         return is_suspicious(value)
 
     def _id(self, value: object, field: str) -> str | None:
@@ -293,18 +320,16 @@ class Decoder:
 
     def _person(self, value: object, field: str) -> str | None:
         """An id that names somebody; None where it is absent or junk."""
+        if isinstance(value, str) and (found := self._people.get(value)) is not None:
+            return found
         text = normalised_id(value, field, self._rules.id_chars_max)
-        return None if text is None or is_blocked(text, self._rules.blocked_ids) else text
-
-    def _own_identity(
-        self, user_id: str | None, anonymous_id: str | None, category: str | None
-    ) -> Identity | None:
-        """Whom a call points at by its ids; None where a contact comes first."""
-        if user_id is not None:
-            return Identity("user", user_id)
-        if anonymous_id is not None and category not in _CONTACT_CATEGORIES:
-            return Identity("anonymous", anonymous_id)
-        return None
+        if text is None or is_blocked(text, self._rules.blocked_ids):
+            return None
+        if len(text) <= _REMEMBERED_CHARS_MAX and text == value:
+            if len(self._people) >= _REMEMBERED_MAX:
+                self._people.clear()
+            self._people[text] = text
+        return text
 
     def _claims(
         self, user_id: str | None, trait_values: Mapping[str, bytes]
@@ -342,8 +367,8 @@ class Decoder:
 
     def _contact(
         self, wire: WireCall, anonymous_id: str | None, places: tuple[bytes | None, ...]
-    ) -> Identity:
-        """Whom a call without `userId` points at, where it came by a contact or not at all.
+    ) -> Identity | None:
+        """The contact that a call without `userId` came by; None where it came by a visitor.
 
         Args:
             wire: The call, for what is wrong with its ids.
@@ -358,15 +383,13 @@ class Decoder:
             ],
             self._rules.phone_region,
         )
-        if contact is not None:
-            return contact
-        if anonymous_id is not None:
-            return Identity("anonymous", anonymous_id)
-        self._refuse_junk(wire.user_id, wire.user_id_snake, "userId")
-        self._refuse_junk(wire.anonymous_id, wire.anonymous_id_snake, "anonymousId")
-        raise RefusedError(
-            "missing_id", "", "neither userId nor anonymousId, and no email or phone"
-        )
+        if contact is None and anonymous_id is None:
+            self._refuse_junk(wire.user_id, wire.user_id_snake, "userId")
+            self._refuse_junk(wire.anonymous_id, wire.anonymous_id_snake, "anonymousId")
+            raise RefusedError(
+                "missing_id", "", "neither userId nor anonymousId, and no email or phone"
+            )
+        return contact
 
     def _with_lent(self, own: bytes | None, lent: bytes, call_bytes: int) -> bytes:
         """A call's context over its batch's; the call's own keys win."""
@@ -383,6 +406,13 @@ class Decoder:
 
     def _message_id(self, wire: WireCall, record: Record, position: int) -> str:
         value = _either(wire.message_id, wire.message_id_snake)
+        if (
+            isinstance(value, str)
+            and 0 < len(value) <= self._rules.id_chars_max
+            and "\x00" not in value
+        ):
+            # Nearly every call's.
+            return value
         sent = normalised_id(value, "messageId", self._rules.id_chars_max, trim=False)
         if sent is not None:
             return sent
@@ -471,22 +501,13 @@ def _type(wire: WireCall) -> CallType:
     return cast("CallType", lower)
 
 
-def _own_time(wire: WireCall, envelope: _Envelope, received_at: int | None) -> int | None:
-    """A call's time by its own word: `timestamp`, else by what its sender's clock said."""
-    at = parse_timestamp(wire.timestamp)
-    if at is not None:
-        return at
+def _senders_time(wire: WireCall, envelope: _Envelope, received_at: int | None) -> int | None:
+    """The time of a call without `timestamp`, by what its sender's clock said."""
     original = parse_timestamp(_either(wire.original_timestamp, wire.original_timestamp_snake))
     if received_at is None or original is None:
         return original if original is not None else received_at
     sent_at = parse_timestamp(wire.sent_at or wire.sent_at_snake or envelope.sent_at)
     return original if sent_at is None else received_at - (sent_at - original)
-
-
-def _storable_time(received_at: int | None, record_ms: int) -> int:
-    if received_at is not None and _YEAR_ONE_US <= received_at <= LATEST_US:
-        return received_at
-    return clock_of(None, record_ms)[0]
 
 
 def _event(value: object) -> str:
@@ -498,7 +519,7 @@ def _event(value: object) -> str:
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise RefusedError("invalid_field", field, "must be a string")
-    return value.replace("\x00", "\ufffd")
+    return value.replace("\x00", "\ufffd") if "\x00" in value else value
 
 
 def _is_filtered(own: msgspec.Raw, lent: bytes | None) -> bool:

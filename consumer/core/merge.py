@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from consumer.core.call import Clock, IdentityKind
-from consumer.core.fold import Delta, Group, Traits, join_traits
+from consumer.core.fold import Delta, Group, Traits
 
 
 class IdentityState(msgspec.Struct):
@@ -33,7 +33,7 @@ class IdentityState(msgspec.Struct):
     claim: tuple[Clock, int] | None = None
     """The standing claim: its clock and the claiming user identity's id."""
     group: Group | None = None
-    traits: Traits = msgspec.field(default_factory=dict)
+    traits: Traits = msgspec.field(default_factory=Traits)
 
 
 class UserState(msgspec.Struct):
@@ -46,7 +46,7 @@ class UserState(msgspec.Struct):
     group: Group | None = None
     merged: Clock | None = None
     """The greatest alias that merged something into this user."""
-    traits: Traits = msgspec.field(default_factory=dict)
+    traits: Traits = msgspec.field(default_factory=Traits)
 
 
 class AliasRow(NamedTuple):
@@ -85,7 +85,8 @@ def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> b
     Args:
         state: The locked row; changed in place.
         delta: What the batch says of it.
-        claimed_by: Id of the identity in `delta.claim`, None where it has none.
+        claimed_by: Id of the user identity that `delta.claim` claims it for, None where it
+            has none.
 
     Returns:
         Whether the row has to be written.
@@ -96,14 +97,14 @@ def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> b
     if delta.identified and not state.identified:
         state.identified = changed = True
     if delta.claim is not None and claimed_by is not None:
-        clock = delta.claim[0]
+        clock = delta.claim.clock
         if claim_wins(state.kind, clock, state.claim[0] if state.claim else None):
             state.claim = (clock, claimed_by)
             changed = True
     if delta.group is not None and (state.group is None or delta.group[0] > state.group[0]):
         state.group = delta.group
         changed = True
-    if delta.traits is not None and join_traits(state.traits, delta.traits):
+    if delta.traits is not None and state.traits.join(delta.traits):
         changed = True
     return changed
 
@@ -267,7 +268,7 @@ class _Components:
 
 def _join(user: UserState, other: UserState | IdentityState) -> bool:
     """Join another's traits and group, and a user identity's `identified`."""
-    changed = join_traits(user.traits, other.traits)
+    changed = user.traits.join(other.traits)
     if other.group is not None and (user.group is None or other.group[0] > user.group[0]):
         user.group = other.group
         changed = True

@@ -4,11 +4,9 @@ import zlib
 from typing import NamedTuple
 
 from consumer.core.call import Call
+from consumer.core.clock import week_of, week_start
 
 _DAY_US = 86_400_000_000
-_WEEK_US = 7 * _DAY_US
-# 1970-01-05, the first Monday of the epoch.
-_FIRST_MONDAY_US = 4 * _DAY_US
 
 
 def lane_of(call: Call, lanes: int) -> int:
@@ -16,7 +14,8 @@ def lane_of(call: Call, lanes: int) -> int:
 
     CRC-32, since `hash` differs from process to process.
     """
-    return zlib.crc32(call.identity.value.encode()) % lanes
+    value = call.user_id or (call.contact.value if call.contact else call.anonymous_id) or ""
+    return zlib.crc32(value.encode()) % lanes
 
 
 class BatchLimits(NamedTuple):
@@ -53,5 +52,4 @@ def expired_before(now_us: int, retention_days: int | None) -> int | None:
     """
     if retention_days is None:
         return None
-    oldest = now_us - retention_days * _DAY_US
-    return oldest - (oldest - _FIRST_MONDAY_US) % _WEEK_US
+    return week_start(week_of(now_us - retention_days * _DAY_US))

@@ -22,9 +22,13 @@ _FRACTION_DIGITS_MAX: Final = 16_383
 _DIGITS_SAFE: Final = _FRACTION_DIGITS_MAX - _EXPONENT_MAX
 _MANY_DIGITS: Final = b"0" * _DIGITS_SAFE
 _DIGITS_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
-# All exponents look alike, so that two scans find one of four digits.
-_EXPONENTS_ALIKE: Final = bytes.maketrans(b"123456789E+", b"000000000e-")
-# Hexadecimal ids look like exponents too, but a number ends where its member does.
+# Signs left out, all exponents of four digits or more hold one text.
+_EXPONENTS_ALIKE: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_FOUR_DIGITS: Final = b"e0000"
+_EXPONENT_CHARS_MAX: Final = 64
+# Hexadecimal ids look like exponents too, but a number ends where its member does. Nothing
+# stands for one of more digits than are looked at.
+_AFTER_NUMBER: Final = (b"", b" ", b"\t", b"\n", b"\r", b",", b"}", b"]")
 _LARGE_EXPONENT: Final = re.compile(rb"[eE][+-]?\d{4,}[\s,}\]]")
 
 _STRING: Final = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -51,9 +55,12 @@ def is_suspicious(value: bytes) -> bool:
         return True
     if len(value) > _DIGITS_SAFE:
         return True
-    alike = value.translate(_EXPONENTS_ALIKE)
-    if b"e0000" in alike or b"e-0000" in alike:
-        return _LARGE_EXPONENT.search(value) is not None
+    alike = value.translate(_EXPONENTS_ALIKE, b"+-")
+    found = alike.find(_FOUR_DIGITS)
+    while found >= 0:
+        if alike[found + 1 : found + _EXPONENT_CHARS_MAX].lstrip(b"0")[:1] in _AFTER_NUMBER:
+            return True
+        found = alike.find(_FOUR_DIGITS, found + 1)
     return False
 
 

@@ -18,7 +18,7 @@ newest AS (
         mine.traits -> c.key AS value,
         mine.traits ? c.key AS is_set
     FROM mine
-    CROSS JOIN LATERAL jsonb_each(mine.trait_clocks) AS c
+    CROSS JOIN LATERAL json_each(mine.trait_clocks) AS c
     ORDER BY
         mine.user_id,
         c.key,
@@ -30,7 +30,7 @@ traits AS (
     SELECT
         n.user_id,
         coalesce(jsonb_object_agg(n.key, n.value) FILTER (WHERE n.is_set), '{}') AS traits,
-        jsonb_object_agg(n.key, n.clock) AS trait_clocks
+        json_object_agg(n.key, n.clock) AS trait_clocks
     FROM newest AS n
     GROUP BY n.user_id
 ),

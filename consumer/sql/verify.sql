@@ -378,7 +378,7 @@ INNER JOIN windsor_private.identities AS i ON i.id = e.id
 WHERE
     (i.listed, i.identified, i.claimed_by, i.claimed_at, i.claimed_message_id)
     IS DISTINCT FROM (e.listed, e.identified, e.claimed_by, e.claimed_at, e.claimed_message_id)
-    OR (i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks)
+    OR (i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks::jsonb)
     IS DISTINCT FROM (e.group_id, e.group_at, e.group_message_id, e.traits, e.trait_clocks)
 
 -- Calls know identities by id: of one whose row is gone nobody can tell who it was.
@@ -419,7 +419,7 @@ WHERE
     (u.user_id, u.identities_count, u.identified, u.group_id, u.group_at, u.group_message_id)
     IS DISTINCT FROM
     (e.user_id, e.identities_count, e.identified, e.group_id, e.group_at, e.group_message_id)
-    OR (u.traits, u.trait_clocks) IS DISTINCT FROM (e.traits, e.trait_clocks)
+    OR (u.traits, u.trait_clocks::jsonb) IS DISTINCT FROM (e.traits, e.trait_clocks)
     OR (
         e.merged_at IS NOT NULL
         AND ((u.merged_at, u.merged_message_id) >= (e.merged_at, e.merged_message_id))
@@ -438,7 +438,7 @@ INSERT INTO differing
 SELECT 'groups', coalesce(e.group_id, g.group_id)
 FROM expected_groups AS e
 FULL JOIN windsor_private.groups AS g ON g.group_id = e.group_id
-WHERE (e.traits, e.trait_clocks) IS DISTINCT FROM (g.traits, g.trait_clocks)
+WHERE (e.traits, e.trait_clocks) IS DISTINCT FROM (g.traits, g.trait_clocks::jsonb)
 
 -- name: differing_audiences
 INSERT INTO differing
@@ -503,13 +503,13 @@ SET
     group_at = e.group_at,
     group_message_id = e.group_message_id,
     traits = e.traits,
-    trait_clocks = e.trait_clocks
+    trait_clocks = e.trait_clocks::json
 FROM expected_identities AS e
 WHERE
     i.id = e.id
     AND (
         i.listed, i.identified, i.claimed_by, i.claimed_at, i.claimed_message_id,
-        i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks
+        i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks::jsonb
     ) IS DISTINCT FROM (
         e.listed, e.identified, e.claimed_by, e.claimed_at, e.claimed_message_id,
         e.group_id, e.group_at, e.group_message_id, e.traits, e.trait_clocks
@@ -536,7 +536,9 @@ INSERT INTO windsor_private.users AS u (
     id, user_id, identities_count, identified, group_id, group_at, group_message_id,
     traits, trait_clocks, merged_at, merged_message_id
 )
-SELECT e.*
+SELECT
+    e.id, e.user_id, e.identities_count, e.identified, e.group_id, e.group_at, e.group_message_id,
+    e.traits, e.trait_clocks::json, e.merged_at, e.merged_message_id
 FROM expected_users AS e
 INNER JOIN differing AS d ON d.projection = 'users' AND d.id = e.id::text
 ON CONFLICT (id) DO UPDATE SET
@@ -569,7 +571,7 @@ WHERE NOT EXISTS (SELECT FROM expected_groups AS e WHERE e.group_id = g.group_id
 
 -- name: repair_groups
 INSERT INTO windsor_private.groups (group_id, traits, trait_clocks)
-SELECT e.group_id, e.traits, e.trait_clocks
+SELECT e.group_id, e.traits, e.trait_clocks::json
 FROM expected_groups AS e
 INNER JOIN differing AS d ON d.projection = 'groups' AND d.id = e.group_id
 ON CONFLICT (group_id) DO UPDATE SET

@@ -19,14 +19,14 @@ INNER JOIN windsor_private.identities AS i ON i.kind = wanted.kind AND i.value =
 -- name: reserve_identity_ids
 SELECT nextval('windsor_private.identities_id_seq') FROM generate_series(1, $1::integer)
 
--- name: ensure_weeks
-SELECT windsor_private.ensure_week(week) FROM unnest($1::date[]) AS week
+-- name: ensure_week
+SELECT windsor_private.ensure_week($1::date)
 
--- Shared by all batches; an operator's command that rewrites history takes it alone.
--- name: share_batches
-SELECT pg_advisory_xact_lock_shared(hashtext('windsor.batches'))
+-- Held to the end of the transaction; an operator's command that rewrites history holds off
+-- all batches. Gives which rewriting it is: what is remembered from before it holds no more.
+-- name: join_batches
+SELECT windsor_private.join_batches()
 
--- Which rewriting of history this is: what is remembered from before it holds no more.
 -- name: history_epoch
 SELECT h.epoch FROM windsor_private.history AS h
 
@@ -54,7 +54,7 @@ OVERRIDING SYSTEM VALUE
 SELECT *
 FROM unnest(
     $1::bigint[], $2::boolean[], $3::boolean[], $4::bigint[], $5::timestamptz[], $6::text[],
-    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::jsonb[],
+    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::json[],
     $12::windsor_private.identity_kind[], $13::text[]
 ) AS n (
     id, listed, identified, claimed_by, claimed_at, claimed_message_id,
@@ -123,7 +123,7 @@ SET
     trait_clocks = n.trait_clocks
 FROM unnest(
     $1::bigint[], $2::boolean[], $3::boolean[], $4::bigint[], $5::timestamptz[], $6::text[],
-    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::jsonb[]
+    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::json[]
 ) AS n (
     id, listed, identified, claimed_by, claimed_at, claimed_message_id,
     group_id, group_at, group_message_id, traits, trait_clocks
@@ -154,7 +154,7 @@ INSERT INTO windsor_private.users AS u (
 SELECT *
 FROM unnest(
     $1::bigint[], $2::text[], $3::integer[], $4::boolean[], $5::text[], $6::timestamptz[],
-    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::jsonb[]
+    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::json[]
 )
 ON CONFLICT (id) DO UPDATE SET
     user_id = excluded.user_id,
@@ -222,7 +222,7 @@ FOR NO KEY UPDATE
 -- name: update_groups
 UPDATE windsor_private.groups AS g
 SET traits = n.traits, trait_clocks = n.trait_clocks
-FROM unnest($1::text[], $2::jsonb[], $3::jsonb[]) AS n (group_id, traits, trait_clocks)
+FROM unnest($1::text[], $2::jsonb[], $3::json[]) AS n (group_id, traits, trait_clocks)
 WHERE g.group_id = n.group_id
 
 -- name: put_audiences

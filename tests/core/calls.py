@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from consumer.core.call import Call, CallType, Clock, Identity
+from consumer.core.call import Call, CallType
 
 # 2026-10-05T00:00:00Z, a Monday.
 START_US = 1_791_158_400_000_000
@@ -23,23 +23,13 @@ class HandRecord(NamedTuple):
 
 
 def call(type_: CallType, at: int, message_id: str = "", **fields: Any) -> Call:  # noqa: ANN401 - a Call's own fields
-    """Make a call `at` seconds after the start.
-
-    Its identity is its user id, else its anonymous id, else `contact`, an `Identity`.
-    """
-    contact = fields.pop("contact", None)
+    """Make a call `at` seconds after the start."""
     message_id = message_id or f"{type_}-{at}"
-    if fields.get("user_id"):
-        identity = Identity("user", fields["user_id"])
-    elif fields.get("anonymous_id"):
-        identity = Identity("anonymous", fields["anonymous_id"])
-    else:
-        identity = contact
     return Call(
         type=type_,
-        clock=Clock(START_US + at * 1_000_000, message_id),
+        at=START_US + at * 1_000_000,
+        message_id=message_id,
         message_key=hashlib.blake2b(message_id.encode(), digest_size=16).digest(),
-        identity=identity,
         record=fields.pop("record", HandRecord(at)),
         position=0,
         received_at=START_US + at * 1_000_000,

@@ -1,0 +1,60 @@
+"""A connection to Postgres: our types on it, and whose fault its errors are."""
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import asyncpg
+
+from consumer.errors import PermanentSinkError, TransientSinkError
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+PG_EPOCH_US: Final = 946_684_800_000_000
+"""2000-01-01T00:00:00Z, from which Postgres counts."""
+
+# SQLSTATE classes that pass: connection lost, read-only for now, login or database not there
+# (yet), transaction rolled back, out of resources, not available, shut down, disk trouble.
+_TRANSIENT_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
+# Data that Postgres refuses: retrying is useless, so the batch is bisected.
+_PERMANENT_CLASSES: Final = ("21", "22", "23", "54")
+
+
+def translated(error: Exception) -> Exception:
+    """Say whose fault an error is: the world's, the data's, or (unchanged) our own."""
+    state = getattr(error, "sqlstate", None) or ""
+    # asyncpg raises ValueErrors of its own for what it cannot encode.
+    refused = isinstance(error, (asyncpg.DataError, ValueError))
+    if refused or state.startswith(_PERMANENT_CLASSES):
+        return PermanentSinkError(f"Postgres refuses the data: {state or type(error).__name__}")
+    if isinstance(error, asyncpg.PostgresError) and not state.startswith(_TRANSIENT_CLASSES):
+        return error
+    return TransientSinkError(f"Postgres cannot be used now: {state} {error!r}")
+
+
+async def prepare_connection(connection: Connection) -> None:
+    """Teach a connection our types: microseconds, raw JSON, 16 bytes.
+
+    jsonb in binary is a version byte and the text; anything else breaks COPY.
+    """
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        format="tuple",
+        encoder=lambda at: (at - PG_EPOCH_US,),
+        decoder=lambda value: value[0] + PG_EPOCH_US,
+    )
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=lambda raw: b"\x01" + raw,
+        decoder=lambda raw: bytes(raw[1:]),
+    )
+    await connection.set_type_codec(
+        "json", schema="pg_catalog", format="binary", encoder=bytes, decoder=bytes
+    )
+    await connection.set_type_codec(
+        "uuid", schema="pg_catalog", format="binary", encoder=bytes, decoder=bytes
+    )

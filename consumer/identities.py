@@ -1,0 +1,121 @@
+"""Which identities there are, as far as a worker knows.
+
+What is remembered of an identity moves in one direction only (an id never changes, a listed
+one stays listed, a claim's clock goes one way), so the database may be ahead of it, never
+behind: at worst a row is locked for nothing. An operator's command that rewrites history
+starts another epoch, in which everything is asked anew.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from consumer.connection import Connection
+from consumer.core.call import Clock, Identity, IdentityKind
+from consumer.core.fold import KINDS, Deltas
+from consumer.core.merge import IdentityState
+from consumer.sql import load_queries
+
+_SQL: Final = load_queries("write.sql")
+
+# Some 300 bytes each, in two generations.
+_REMEMBERED_MAX: Final = 100_000
+
+
+class Known(NamedTuple):
+    """What was read or written of an identity, now or earlier."""
+
+    id: int
+    listed: bool
+    identified: bool
+    claimed: Clock | None
+
+
+KnownByValue: TypeAlias = dict[IdentityKind, dict[str, Known]]
+
+
+class Named(NamedTuple):
+    """The identities that a batch's new calls mention."""
+
+    epoch: int
+    """Of history, in which they were read."""
+    known: KnownByValue
+    """All of them; those to be inserted with the ids reserved for them."""
+    missing: list[Identity]
+    """Those to be inserted."""
+
+
+def known_of(state: IdentityState) -> Known:
+    """What is known of an identity whose row is locked or just made."""
+    claimed = None if state.claim is None else state.claim[0]
+    return Known(state.id, state.listed, state.identified, claimed)
+
+
+class Identities:
+    """What is known of identities met lately, in two generations of bounded size."""
+
+    def __init__(self) -> None:
+        self._epoch: int | None = None
+        self._young: dict[IdentityKind, dict[str, Known]] = {kind: {} for kind in KINDS}
+        self._old: dict[IdentityKind, dict[str, Known]] = {kind: {} for kind in KINDS}
+
+    async def name(self, connection: Connection, deltas: Deltas) -> Named:
+        """Find the identities of a batch, and reserve ids for those that there are not."""
+        if (epoch := self._epoch) is None:
+            epoch = await connection.fetchval(_SQL["history_epoch"])
+            self.begin(epoch)
+        known: KnownByValue = {}
+        unknown: list[Identity] = []
+        for kind in KINDS:
+            young, old = self._young[kind], self._old[kind]
+            found = known[kind] = {}
+            for value in deltas.of_kind(kind):
+                remembered = young.get(value) or old.get(value)
+                if remembered is None:
+                    unknown.append(Identity(kind, value))
+                else:
+                    found[value] = remembered
+        missing = await _find(connection, unknown, known) if unknown else []
+        return Named(epoch, known, missing)
+
+    def begin(self, epoch: int) -> None:
+        """Forget what is known of another epoch."""
+        if self._epoch != epoch:
+            self._epoch = epoch
+            for kind in KINDS:
+                self._young[kind], self._old[kind] = {}, {}
+
+    def remember(self, named: Named) -> None:
+        """Keep what was read or committed, should its epoch last."""
+        if named.epoch != self._epoch:
+            return
+        for kind, known in named.known.items():
+            young = self._young[kind]
+            young.update(known)
+            if len(young) > _REMEMBERED_MAX:
+                self._young[kind], self._old[kind] = {}, young
+
+
+async def _find(
+    connection: Connection, unknown: list[Identity], known: KnownByValue
+) -> list[Identity]:
+    """Read what there is of identities into `known`; give those that there are not, with ids."""
+    rows = await connection.fetch(
+        _SQL["find_identities"],
+        [identity.kind for identity in unknown],
+        [identity.value for identity in unknown],
+    )
+    for place, id_, listed, identified, at, message_id in rows:
+        kind, value = unknown[place - 1]
+        claimed = None if at is None else Clock(at, message_id)
+        known[kind][value] = Known(id_, listed, identified, claimed)
+    missing = [identity for identity in unknown if identity.value not in known[identity.kind]]
+    if missing:
+        ids = await connection.fetch(_SQL["reserve_identity_ids"], len(missing))
+        for (kind, value), (id_,) in zip(missing, ids, strict=True):
+            known[kind][value] = Known(id_, listed=False, identified=False, claimed=None)
+    return missing
+
+
+def ids_of(known: Mapping[IdentityKind, Mapping[str, Known]], wanted: Iterable[Identity]) -> list[int]:
+    """The ids of identities that are known."""
+    return [known[kind][value].id for kind, value in wanted]

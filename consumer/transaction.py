@@ -1,0 +1,352 @@
+"""One batch's transaction: the statements, in the order that keeps it free of deadlocks.
+
+Every register of an identity takes the least or the greatest clock (`consumer.core.fold`),
+so what is read without a lock can only be out of date in one direction: a call that changes
+nothing against an older state changes nothing now. Only identities that a batch does change
+are locked, and then the users that they belong to:
+
+1. the batch joins the others, and makes sure that history is still the one it has read;
+2. missing identities are inserted, with all that the batch says of them; should another
+   transaction have made one, this one begins again;
+3. the calls are copied; should one be stored already, the transaction begins again and
+   asks first which ones are;
+4. identities that change are locked by id, their registers joined;
+5. users concerned are locked by id; were they merged meanwhile, back to the savepoint;
+6. claims and aliases are applied (`consumer.core.merge`), and everything is written.
+
+A user's row lock guards which identities belong to it, so a merge never waits for an
+identity, and the order identities, users, the rest has no circle.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from consumer.calls_copy import COLUMNS, encoded_calls
+from consumer.connection import Connection
+from consumer.core.call import Call, Clock, IdentityKind, Rejected
+from consumer.core.fold import KINDS, Delta, Deltas, Traits
+from consumer.core.merge import (
+    AliasRow,
+    IdentityState,
+    NamedAlias,
+    UserState,
+    apply_delta,
+    claim_wins,
+    regroup,
+    replay_names,
+)
+from consumer.identities import KnownByValue, Named, known_of
+from consumer.rows import (
+    columns,
+    decode_traits,
+    encode_traits,
+    headers,
+    identity_row,
+    identity_state,
+    record_timestamp,
+    user_row,
+    user_state,
+)
+from consumer.sql import load_queries
+
+_SQL: Final = load_queries("write.sql")
+_REJOIN: Final = load_queries("rejoin.sql")["rejoin_users"]
+
+
+class OutOfDateError(Exception):
+    """What was read before the transaction holds no more: begin again.
+
+    Identities were made or users merged by another one, or history was rewritten.
+    """
+
+    def __init__(self, epoch: int | None = None) -> None:
+        super().__init__(epoch)
+        self.epoch = epoch
+        """Of history now, where that was rewritten."""
+
+
+async def write_batch(
+    connection: Connection,
+    calls: Sequence[Call],
+    deltas: Deltas,
+    named: Named,
+    rejected: Sequence[Rejected],
+) -> int:
+    """Write new calls, all that they say, and dead letters; give the number of merges.
+
+    Args:
+        connection: In a transaction that has done nothing yet.
+        calls: Sorted by week and message key, so that waits cannot form a circle.
+        deltas: What the calls say.
+        named: The identities that they mention; `named.known` is brought up to date.
+        rejected: Dead letters.
+
+    Raises:
+        OutOfDateError: Roll back and begin again.
+        asyncpg.UniqueViolationError: One of the calls is stored already.
+    """
+    epoch = await connection.fetchval(_SQL["join_batches"])
+    if epoch != named.epoch:
+        raise OutOfDateError(epoch)
+    merges = 0
+    if calls:
+        made = await _insert_identities(connection, named, deltas)
+        await _copy(connection, calls, named.known)
+        merges = await _apply(connection, deltas, named.known, made)
+    await _insert_dead_letters(connection, rejected)
+    return merges
+
+
+async def _insert_identities(
+    connection: Connection, named: Named, deltas: Deltas
+) -> dict[int, IdentityState]:
+    """Insert identities that were not there, with what the batch says of them, by id."""
+    made = {}
+    for identity in named.missing:
+        known = named.known[identity.kind]
+        state = IdentityState(known[identity.value].id, *identity)
+        delta = deltas.of_kind(identity.kind)[identity.value]
+        apply_delta(state, delta, _claimed_by(identity.kind, identity.value, delta, named.known))
+        made[state.id] = state
+    if made:
+        rows = ((*identity_row(state), state.kind, state.value) for state in made.values())
+        done = await connection.execute(_SQL["insert_identities"], *columns(rows))
+        if done != f"INSERT 0 {len(made)}":
+            raise OutOfDateError
+        for state in made.values():
+            named.known[state.kind][state.value] = known_of(state)
+    return made
+
+
+async def _copy(connection: Connection, calls: Sequence[Call], known: KnownByValue) -> None:
+    await connection.copy_to_table(
+        "calls",
+        schema_name="windsor_private",
+        columns=COLUMNS,
+        format="binary",
+        source=_pieces(encoded_calls(calls, known)),
+    )
+
+
+async def _pieces(encoded: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in encoded:
+        yield piece
+
+
+async def _apply(
+    connection: Connection,
+    deltas: Deltas,
+    known: KnownByValue,
+    made: Mapping[int, IdentityState],
+) -> int:
+    """Write what a batch's new calls say, also into `known`; give the number of merges."""
+    changed = await _lock_and_join_identities(connection, deltas, known, made)
+    changed += made.values()
+    aliases = [
+        AliasRow(
+            alias.clock, known["user"][alias.previous.value].id, known["user"][alias.user.value].id
+        )
+        for alias in deltas.aliases
+    ]
+    merges = 0
+    if changed or aliases:
+        merges = await _regroup_users(connection, changed, aliases)
+    await _put_seen(connection, deltas, known)
+    await _put_groups(connection, deltas.groups)
+    if deltas.audiences:
+        await connection.execute(
+            _SQL["put_audiences"],
+            *columns(
+                (name, sync.computation_class, clock.at, clock.message_id)
+                for name, (clock, sync) in deltas.audiences.items()
+            ),
+        )
+    return merges
+
+
+def _changing(
+    deltas: Deltas, known: KnownByValue, made: Mapping[int, IdentityState]
+) -> Iterator[tuple[IdentityKind, str, Delta]]:
+    """Identities whose rows a batch may change, by what was read of them before."""
+    for kind in KINDS:
+        known_of_kind = known[kind]
+        for value, delta in deltas.of_kind(kind).items():
+            found = known_of_kind[value]
+            if (
+                delta.traits is not None
+                or delta.group is not None
+                or (delta.listed and not found.listed)
+                or (delta.identified and not found.identified)
+                or (delta.claim is not None and _may_claim(kind, delta.claim, found.claimed))
+            ) and found.id not in made:
+                yield kind, value, delta
+
+
+def _may_claim(kind: IdentityKind, claim: Call, standing: Clock | None) -> bool:
+    if standing is not None and claim.at > standing.at and kind in ("user", "anonymous"):
+        # Nearly always: the first claim has been made long ago.
+        return False
+    return claim_wins(kind, claim.clock, standing)
+
+
+def _claimed_by(kind: IdentityKind, value: str, delta: Delta, known: KnownByValue) -> int | None:
+    """The id of the user identity that a delta claims an identity for."""
+    if delta.claim is None:
+        return None
+    # A user identity is claimed by itself; what else is claimed, by a call's user.
+    return known["user"][value if kind == "user" else delta.claim.user_id or ""].id
+
+
+async def _lock_and_join_identities(
+    connection: Connection,
+    deltas: Deltas,
+    known: KnownByValue,
+    made: Mapping[int, IdentityState],
+) -> list[IdentityState]:
+    """Lock the identities that change, join their registers and write them."""
+    changing = {
+        known[kind][value].id: delta for kind, value, delta in _changing(deltas, known, made)
+    }
+    if not changing:
+        return []
+    changed = []
+    for row in await connection.fetch(_SQL["lock_identities"], sorted(changing)):
+        state = identity_state(row)
+        delta = changing[state.id]
+        claimed_by = _claimed_by(state.kind, state.value, delta, known)
+        if apply_delta(state, delta, claimed_by):
+            changed.append(state)
+        known[state.kind][state.value] = known_of(state)
+    if changed:
+        await connection.execute(_SQL["update_identities"], *columns(map(identity_row, changed)))
+    return changed
+
+
+async def _regroup_users(
+    connection: Connection, changed: Sequence[IdentityState], aliases: Sequence[AliasRow]
+) -> int:
+    """Lock the users concerned, apply claims and merges, and write them."""
+    concerned = {identity.id for identity in changed}
+    concerned.update(identity.claim[1] for identity in changed if identity.claim is not None)
+    for alias in aliases:
+        concerned.update((alias.previous, alias.user))
+    users, members = await _lock_users(connection, sorted(concerned))
+    after = regroup(users, members, changed, aliases)
+    if after.merged:
+        gone, roots = list(after.merged), list(after.merged.values())
+        await connection.execute(_SQL["delete_users"], gone)
+        await connection.execute(_SQL["move_members"], gone, roots)
+    if after.moved:
+        await connection.execute(
+            _SQL["put_members"], list(after.moved), list(after.moved.values())
+        )
+    if after.changed:
+        await connection.execute(_SQL["put_users"], *columns(map(user_row, after.changed)))
+    if aliases:
+        await connection.execute(
+            _SQL["insert_aliases"],
+            *columns((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases),
+        )
+    if after.rename:
+        await _rename(connection, sorted(after.rename))
+    if after.rejoin:
+        await connection.execute(_REJOIN, sorted(after.rejoin))
+    return after.merges
+
+
+async def _lock_users(
+    connection: Connection, identities: Sequence[int]
+) -> tuple[list[UserState], dict[int, int]]:
+    """Lock the users of these identities.
+
+    Raises:
+        OutOfDateError: They went on being merged by others while we tried.
+    """
+    for _ in range(10):
+        savepoint = connection.transaction()
+        await savepoint.start()
+        members = await _members_of(connection, identities)
+        ids = sorted(set(members.values()))
+        if not ids:
+            await savepoint.commit()
+            return [], members
+        rows = await connection.fetch(_SQL["lock_users"], ids)
+        # Only now, with the locks held, is it settled whose they are.
+        if members == await _members_of(connection, identities):
+            await savepoint.commit()
+            return [user_state(row) for row in rows], members
+        await savepoint.rollback()
+    raise OutOfDateError
+
+
+async def _members_of(connection: Connection, identities: Sequence[int]) -> dict[int, int]:
+    rows = await connection.fetch(_SQL["members_of"], identities)
+    return {identity: user for identity, user in rows}  # noqa: C416 - a Record is no tuple to mypy
+
+
+async def _rename(connection: Connection, users: Sequence[int]) -> None:
+    """Replay the aliases of users in which one arrived late."""
+    aliases: dict[int, list[NamedAlias]] = {}
+    for user, at, message_id, previous, named in await connection.fetch(
+        _SQL["aliases_of"], users
+    ):
+        aliases.setdefault(user, []).append(NamedAlias(Clock(at, message_id), previous, named))
+    names = [(user, *replay_names(of_user)) for user, of_user in aliases.items()]
+    await connection.execute(
+        _SQL["rename_users"],
+        *columns((user, name, clock.at, clock.message_id) for user, name, clock in names),
+    )
+
+
+async def _put_seen(connection: Connection, deltas: Deltas, known: KnownByValue) -> None:
+    ids: list[int] = []
+    firsts: list[int] = []
+    lasts: list[int] = []
+    for kind in KINDS:
+        known_of_kind = known[kind]
+        for value, delta in deltas.of_kind(kind).items():
+            if delta.first_at is not None and delta.last_at is not None:
+                ids.append(known_of_kind[value].id)
+                firsts.append(delta.first_at)
+                lasts.append(delta.last_at)
+    if ids:
+        await connection.execute(_SQL["put_seen"], ids, firsts, lasts)
+
+
+async def _put_groups(connection: Connection, groups: Mapping[str, Traits]) -> None:
+    if not groups:
+        return
+    await connection.execute(_SQL["insert_groups"], list(groups))
+    with_traits = [group_id for group_id, traits in groups.items() if traits.clocks]
+    if not with_traits:
+        return
+    changed = []
+    for group_id, values, clocks in await connection.fetch(_SQL["lock_groups"], with_traits):
+        traits = decode_traits(values, clocks)
+        if traits.join(groups[group_id]):
+            changed.append((group_id, *encode_traits(traits)))
+    if changed:
+        await connection.execute(_SQL["update_groups"], *columns(changed))
+
+
+async def _insert_dead_letters(connection: Connection, rejected: Sequence[Rejected]) -> None:
+    if not rejected:
+        return
+    await connection.execute(
+        _SQL["insert_dead_letters"],
+        *columns(
+            (
+                letter.record.topic,
+                letter.record.partition,
+                letter.record.offset,
+                letter.position,
+                record_timestamp(letter.record.timestamp),
+                letter.reason,
+                letter.detail.replace("\x00", "\ufffd"),
+                letter.record.key,
+                letter.record.value,
+                headers(letter.record.headers),
+            )
+            for letter in rejected
+        ),
+    )
