@@ -6,7 +6,6 @@ behind: at worst a row is locked for nothing. An operator's command that rewrite
 starts another epoch, in which everything is asked anew.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from consumer.connection import Connection
@@ -114,8 +113,3 @@ async def _find(
         for (kind, value), (id_,) in zip(missing, ids, strict=True):
             known[kind][value] = Known(id_, listed=False, identified=False, claimed=None)
     return missing
-
-
-def ids_of(known: Mapping[IdentityKind, Mapping[str, Known]], wanted: Iterable[Identity]) -> list[int]:
-    """The ids of identities that are known."""
-    return [known[kind][value].id for kind, value in wanted]

@@ -1,14 +1,26 @@
 """Rows of the projections and of dead letters, from and to the values of the core."""
 
 import base64
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import asyncpg
 import msgspec
 
+from consumer.binary_copy import (
+    BIGINT,
+    NO_REGISTER,
+    NULL,
+    jsonb_length,
+    length,
+    register,
+    text,
+    timestamp,
+)
+from consumer.connection import PG_EPOCH_US
 from consumer.core.call import Clock
-from consumer.core.fold import Traits
+from consumer.core.fold import Group, Traits
 from consumer.core.merge import IdentityState, UserState
 
 _YEAR_10000_MS: Final = 253_402_300_800_000
@@ -60,6 +72,87 @@ def identity_row(state: IdentityState) -> tuple[Any, ...]:
     )
 
 
+NEW_IDENTITY_COLUMNS: Final = (
+    *("id", "listed", "identified"),
+    *("claimed_by", "claimed_at", "claimed_message_id"),
+    *("group_id", "group_at", "group_message_id"),
+    *("traits", "trait_clocks", "kind", "value"),
+)
+_NEW_IDENTITY: Final = struct.Struct("!hiqi?i?")
+
+
+def new_identity_row(state: IdentityState) -> Sequence[bytes]:
+    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    claim = state.claim
+    return (
+        _NEW_IDENTITY.pack(
+            len(NEW_IDENTITY_COLUMNS), 8, state.id, 1, state.listed, 1, state.identified
+        ),
+        *(NO_REGISTER if claim is None else register(BIGINT.pack(8, claim[1]), claim[0])),
+        *_group_parts(state.group),
+        _traits_part(state.traits),
+        text(state.kind),
+        text(state.value),
+    )
+
+
+NEW_USER_COLUMNS: Final = (
+    *("id", "identities_count", "identified", "user_id"),
+    *("group_id", "group_at", "group_message_id"),
+    *("merged_at", "merged_message_id"),
+    *("traits", "trait_clocks"),
+)
+_NEW_USER: Final = struct.Struct("!hiqiii?")
+
+
+def new_user_row(state: UserState) -> Sequence[bytes]:
+    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    merged = state.merged
+    return (
+        _NEW_USER.pack(
+            len(NEW_USER_COLUMNS), 8, state.id, 4, state.identities_count, 1, state.identified
+        ),
+        text(state.name),
+        *_group_parts(state.group),
+        *((NULL, NULL) if merged is None else (timestamp(merged.at), text(merged.message_id))),
+        _traits_part(state.traits),
+    )
+
+
+NEW_MEMBER_COLUMNS: Final = ("identity_id", "user_id")
+_NEW_MEMBER: Final = struct.Struct("!hiqiq")
+
+
+def new_member_row(identity: int, user: int) -> Sequence[bytes]:
+    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    return (_NEW_MEMBER.pack(len(NEW_MEMBER_COLUMNS), 8, identity, 8, user),)
+
+
+NEW_SEEN_COLUMNS: Final = ("identity_id", "first_at", "last_at")
+_NEW_SEEN: Final = struct.Struct("!hiqiqiq")
+
+
+def new_seen_row(identity: int, first_at: int, last_at: int) -> Sequence[bytes]:
+    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    first, last = first_at - PG_EPOCH_US, last_at - PG_EPOCH_US
+    return (_NEW_SEEN.pack(len(NEW_SEEN_COLUMNS), 8, identity, 8, first, 8, last),)
+
+
+def _group_parts(group: Group | None) -> Sequence[bytes]:
+    return NO_REGISTER if group is None else register(text(group[1]), group[0])
+
+
+def _traits_part(traits: Traits) -> bytes:
+    """The columns `traits` and `trait_clocks`."""
+    if not traits.clocks:
+        return _NO_TRAITS
+    values, clocks = encode_traits(traits)
+    return b"".join((jsonb_length(len(values)), values, length(len(clocks)), clocks))
+
+
+_NO_TRAITS: Final = jsonb_length(2) + _NOTHING + length(2) + _NOTHING
+
+
 def user_state(row: asyncpg.Record) -> UserState:
     """Read a row of `lock_users`."""
     return UserState(
@@ -76,7 +169,7 @@ def user_state(row: asyncpg.Record) -> UserState:
 
 
 def user_row(state: UserState) -> tuple[Any, ...]:
-    """Write a row for `put_users`."""
+    """Write a row for `update_users`."""
     return (
         state.id,
         state.name,

@@ -18,10 +18,14 @@ A user's row lock guards which identities belong to it, so a merge never waits f
 identity, and the order identities, users, the rest has no circle.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Final
 
-from consumer.calls_copy import COLUMNS, encoded_calls
+import asyncpg
+
+from consumer.binary_copy import copy_rows
+from consumer.calls_copy import COLUMNS, call_rows
 from consumer.connection import Connection
 from consumer.core.call import Call, Clock, IdentityKind, Rejected
 from consumer.core.fold import KINDS, Delta, Deltas, Traits
@@ -37,12 +41,20 @@ from consumer.core.merge import (
 )
 from consumer.identities import KnownByValue, Named, known_of
 from consumer.rows import (
+    NEW_IDENTITY_COLUMNS,
+    NEW_MEMBER_COLUMNS,
+    NEW_SEEN_COLUMNS,
+    NEW_USER_COLUMNS,
     columns,
     decode_traits,
     encode_traits,
     headers,
     identity_row,
     identity_state,
+    new_identity_row,
+    new_member_row,
+    new_seen_row,
+    new_user_row,
     record_timestamp,
     user_row,
     user_state,
@@ -91,7 +103,7 @@ async def write_batch(
     merges = 0
     if calls:
         made = await _insert_identities(connection, named, deltas)
-        await _copy(connection, calls, named.known)
+        await copy_rows(connection, "calls", COLUMNS, call_rows(calls, named.known))
         merges = await _apply(connection, deltas, named.known, made)
     await _insert_dead_letters(connection, rejected)
     return merges
@@ -102,35 +114,23 @@ async def _insert_identities(
 ) -> dict[int, IdentityState]:
     """Insert identities that were not there, with what the batch says of them, by id."""
     made = {}
-    for identity in named.missing:
-        known = named.known[identity.kind]
-        state = IdentityState(known[identity.value].id, *identity)
-        delta = deltas.of_kind(identity.kind)[identity.value]
-        apply_delta(state, delta, _claimed_by(identity.kind, identity.value, delta, named.known))
+    # Sorted, so that two workers that insert the same ones do not wait in a circle.
+    for kind, value in sorted(named.missing):
+        state = IdentityState(named.known[kind][value].id, kind, value)
+        delta = deltas.of_kind(kind)[value]
+        apply_delta(state, delta, _claimed_by(kind, value, delta, named.known))
         made[state.id] = state
     if made:
-        rows = ((*identity_row(state), state.kind, state.value) for state in made.values())
-        done = await connection.execute(_SQL["insert_identities"], *columns(rows))
-        if done != f"INSERT 0 {len(made)}":
-            raise OutOfDateError
+        try:
+            await copy_rows(
+                connection, "identities", NEW_IDENTITY_COLUMNS, map(new_identity_row, made.values())
+            )
+        except asyncpg.UniqueViolationError as error:
+            # Another transaction has made one of them.
+            raise OutOfDateError from error
         for state in made.values():
             named.known[state.kind][state.value] = known_of(state)
     return made
-
-
-async def _copy(connection: Connection, calls: Sequence[Call], known: KnownByValue) -> None:
-    await connection.copy_to_table(
-        "calls",
-        schema_name="windsor_private",
-        columns=COLUMNS,
-        format="binary",
-        source=_pieces(encoded_calls(calls, known)),
-    )
-
-
-async def _pieces(encoded: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for piece in encoded:
-        yield piece
 
 
 async def _apply(
@@ -150,8 +150,8 @@ async def _apply(
     ]
     merges = 0
     if changed or aliases:
-        merges = await _regroup_users(connection, changed, aliases)
-    await _put_seen(connection, deltas, known)
+        merges = await _regroup_users(connection, changed, aliases, made)
+    await _put_seen(connection, deltas, known, made)
     await _put_groups(connection, deltas.groups)
     if deltas.audiences:
         await connection.execute(
@@ -223,7 +223,10 @@ async def _lock_and_join_identities(
 
 
 async def _regroup_users(
-    connection: Connection, changed: Sequence[IdentityState], aliases: Sequence[AliasRow]
+    connection: Connection,
+    changed: Sequence[IdentityState],
+    aliases: Sequence[AliasRow],
+    made: Container[int],
 ) -> int:
     """Lock the users concerned, apply claims and merges, and write them."""
     concerned = {identity.id for identity in changed}
@@ -236,12 +239,21 @@ async def _regroup_users(
         gone, roots = list(after.merged), list(after.merged.values())
         await connection.execute(_SQL["delete_users"], gone)
         await connection.execute(_SQL["move_members"], gone, roots)
-    if after.moved:
-        await connection.execute(
-            _SQL["put_members"], list(after.moved), list(after.moved.values())
+    # A new identity may be nobody's yet, a new user merged already.
+    joined = sorted(item for item in after.moved.items() if item[0] in made)
+    if joined:
+        await copy_rows(
+            connection, "members", NEW_MEMBER_COLUMNS, starmap(new_member_row, joined)
         )
-    if after.changed:
-        await connection.execute(_SQL["put_users"], *columns(map(user_row, after.changed)))
+    moved = sorted(item for item in after.moved.items() if item[0] not in made)
+    if moved:
+        await connection.execute(_SQL["put_members"], *columns(moved))
+    new = [user for user in after.changed if user.id in after.founded]
+    if new:
+        await copy_rows(connection, "users", NEW_USER_COLUMNS, map(new_user_row, new))
+    stored = [user for user in after.changed if user.id not in after.founded]
+    if stored:
+        await connection.execute(_SQL["update_users"], *columns(map(user_row, stored)))
     if aliases:
         await connection.execute(
             _SQL["insert_aliases"],
@@ -298,19 +310,22 @@ async def _rename(connection: Connection, users: Sequence[int]) -> None:
     )
 
 
-async def _put_seen(connection: Connection, deltas: Deltas, known: KnownByValue) -> None:
-    ids: list[int] = []
-    firsts: list[int] = []
-    lasts: list[int] = []
+async def _put_seen(
+    connection: Connection, deltas: Deltas, known: KnownByValue, made: Container[int]
+) -> None:
+    new: list[tuple[int, int, int]] = []
+    others: list[tuple[int, int, int]] = []
     for kind in KINDS:
         known_of_kind = known[kind]
         for value, delta in deltas.of_kind(kind).items():
             if delta.first_at is not None and delta.last_at is not None:
-                ids.append(known_of_kind[value].id)
-                firsts.append(delta.first_at)
-                lasts.append(delta.last_at)
-    if ids:
-        await connection.execute(_SQL["put_seen"], ids, firsts, lasts)
+                identity = known_of_kind[value].id
+                rows = new if identity in made else others
+                rows.append((identity, delta.first_at, delta.last_at))
+    if new:
+        await copy_rows(connection, "seen", NEW_SEEN_COLUMNS, starmap(new_seen_row, sorted(new)))
+    if others:
+        await connection.execute(_SQL["put_seen"], *columns(sorted(others)))
 
 
 async def _put_groups(connection: Connection, groups: Mapping[str, Traits]) -> None:

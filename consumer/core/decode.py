@@ -224,7 +224,6 @@ class Decoder:
         expired_before: int | None,
     ) -> Call | Skipped:
         suspicious = self._check_call(value)
-        lent_context = envelope.context
         # `{}` and nothing say nothing.
         if (len(wire.integrations) > _EMPTY or envelope.integrations) and _is_filtered(
             wire.integrations, envelope.integrations
@@ -242,20 +241,19 @@ class Decoder:
         at, replaced = clock_of(at, record.timestamp)
         if expired_before is not None and at < expired_before and call_type in _EXPIRING_TYPES:
             return _EXPIRED
-        user_id = anonymous_id = None
-        if (given := _either(wire.user_id, wire.user_id_snake)) is not None:
-            user_id = self._person(given, "userId")
-        if (given := _either(wire.anonymous_id, wire.anonymous_id_snake)) is not None:
-            anonymous_id = self._person(given, "anonymousId")
+        given = wire.user_id if wire.user_id is not None else wire.user_id_snake
+        user_id = None if given is None else self._person(given, "userId")
+        given = wire.anonymous_id if wire.anonymous_id is not None else wire.anonymous_id_snake
+        anonymous_id = None if given is None else self._person(given, "anonymousId")
         properties = context = traits = None
         if wire.properties:
             properties = stored_object(wire.properties, "properties", suspicious=suspicious)
         if wire.context:
             context = stored_object(wire.context, "context", suspicious=suspicious)
-        if lent_context is not None:
-            context = self._with_lent(context, lent_context, len(value))
         if wire.traits:
             traits = stored_object(wire.traits, "traits", suspicious=suspicious)
+        if envelope.context is not None:
+            context = self._with_lent(context, envelope.context, len(value))
         previous_id = group_id = name = category = trait_values = audience = contact = None
         claims: tuple[Identity, ...] = ()
         if call_type == "track":
@@ -301,7 +299,7 @@ class Decoder:
             claims,
             audience,
             replaced,
-            len(value) if lent_context is None else len(value) + len(lent_context),
+            len(value) if envelope.context is None else len(value) + len(envelope.context),
         )
 
     def _check_call(self, value: bytes) -> bool:

@@ -77,6 +77,8 @@ class Regrouped(NamedTuple):
     rejoin: frozenset[int]
     rename: frozenset[int]
     merges: int
+    founded: frozenset[int]
+    """Users that are not stored yet, some of them merged already."""
 
 
 def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> bool:
@@ -255,6 +257,7 @@ class _Components:
             rejoin=frozenset(map(self._root, self._rejoin)),
             rename=frozenset(map(self._root, self._rename)),
             merges=self._merges,
+            founded=frozenset(self._users.keys() - self._stored),
         )
 
     def _root(self, user: int) -> int:

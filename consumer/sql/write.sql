@@ -43,27 +43,7 @@ WHERE EXISTS (
         AND c.occurred_at < k.week_end
 )
 
--- Sorted, so that two workers that insert the same ones do not wait in a circle. One that
--- another transaction has made is left out, and the count tells.
--- name: insert_identities
-INSERT INTO windsor_private.identities (
-    id, listed, identified, claimed_by, claimed_at, claimed_message_id,
-    group_id, group_at, group_message_id, traits, trait_clocks, kind, value
-)
-OVERRIDING SYSTEM VALUE
-SELECT *
-FROM unnest(
-    $1::bigint[], $2::boolean[], $3::boolean[], $4::bigint[], $5::timestamptz[], $6::text[],
-    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::json[],
-    $12::windsor_private.identity_kind[], $13::text[]
-) AS n (
-    id, listed, identified, claimed_by, claimed_at, claimed_message_id,
-    group_id, group_at, group_message_id, traits, trait_clocks, kind, value
-)
-ORDER BY n.kind, n.value COLLATE "C"
-ON CONFLICT (kind, value) DO NOTHING
-
--- Here the calls themselves are copied.
+-- Here new identities, then the calls themselves are copied.
 
 -- name: lock_identities
 SELECT
@@ -146,27 +126,29 @@ FROM unnest($1::bigint[], $2::bigint[]) AS moved (identity_id, user_id)
 ORDER BY moved.identity_id
 ON CONFLICT (identity_id) DO UPDATE SET user_id = excluded.user_id
 
--- name: put_users
-INSERT INTO windsor_private.users AS u (
-    id, user_id, identities_count, identified, group_id, group_at, group_message_id,
-    merged_at, merged_message_id, traits, trait_clocks
-)
-SELECT *
+-- name: update_users
+UPDATE windsor_private.users AS u
+SET
+    user_id = n.user_id,
+    identities_count = n.identities_count,
+    identified = n.identified,
+    group_id = n.group_id,
+    group_at = n.group_at,
+    group_message_id = n.group_message_id,
+    merged_at = n.merged_at,
+    merged_message_id = n.merged_message_id,
+    traits = n.traits,
+    trait_clocks = n.trait_clocks
 FROM unnest(
     $1::bigint[], $2::text[], $3::integer[], $4::boolean[], $5::text[], $6::timestamptz[],
     $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::json[]
+) AS n (
+    id, user_id, identities_count, identified, group_id, group_at, group_message_id,
+    merged_at, merged_message_id, traits, trait_clocks
 )
-ON CONFLICT (id) DO UPDATE SET
-    user_id = excluded.user_id,
-    identities_count = excluded.identities_count,
-    identified = excluded.identified,
-    group_id = excluded.group_id,
-    group_at = excluded.group_at,
-    group_message_id = excluded.group_message_id,
-    merged_at = excluded.merged_at,
-    merged_message_id = excluded.merged_message_id,
-    traits = excluded.traits,
-    trait_clocks = excluded.trait_clocks
+WHERE u.id = n.id
+
+-- Here new members and users are copied.
 
 -- name: insert_aliases
 INSERT INTO windsor_private.aliases (

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from consumer.core.call import Call, CallType
+from consumer.core.call import Call, CallType, Clock
+from consumer.core.fold import Traits
 
 # 2026-10-05T00:00:00Z, a Monday.
 START_US = 1_791_158_400_000_000
@@ -35,3 +36,11 @@ def call(type_: CallType, at: int, message_id: str = "", **fields: Any) -> Call:
         received_at=START_US + at * 1_000_000,
         **fields,
     )
+
+
+def traits_of(**entries: tuple[Clock, bytes]) -> Traits:
+    """Traits by key: a clock and raw JSON, `null` for one that was removed."""
+    traits = Traits()
+    for key, (clock, value) in entries.items():
+        traits.set(clock, {key: value})
+    return traits

@@ -5,11 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.call import AudienceSync, CallType, Clock, Identity
-from consumer.core.fold import Alias, Delta, Deltas, fold, join_traits
-from tests.core.calls import START_US, call
+from consumer.core.fold import Alias, Delta, Deltas, distinct, fold
+from tests.core.calls import START_US, call, traits_of
 
 JANE = Identity("user", "jane")
-PHONE = Identity("anonymous", "phone")
 EMAIL = Identity("email", "jane@example.com")
 
 
@@ -29,26 +28,25 @@ def test_sign_up_folds_to_user_visitor_and_contact() -> None:
     ]  # fmt: skip
 
     assert fold(calls) == Deltas(
-        identities={
-            PHONE: Delta(
-                listed=True,
-                first_at=clock(1, "").at,
-                last_at=clock(1, "").at,
-                claim=(clock(2, "identify-2"), JANE),
-            ),
-            JANE: Delta(
+        users={
+            "jane": Delta(
                 listed=True,
                 identified=True,
                 first_at=clock(2, "").at,
                 last_at=clock(3, "").at,
-                claim=(clock(2, "identify-2"), JANE),
-                traits={"plan": (clock(2, "identify-2"), b'"pro"')},
-            ),
-            EMAIL: Delta(listed=True, claim=(clock(2, "identify-2"), JANE)),
+                claim=calls[1],
+                traits=traits_of(plan=(clock(2, "identify-2"), b'"pro"')),
+            )
         },
-        groups={},
-        audiences={},
-        aliases=[],
+        visitors={
+            "phone": Delta(
+                listed=True,
+                first_at=clock(1, "").at,
+                last_at=clock(1, "").at,
+                claim=calls[1],
+            )
+        },
+        emails={"jane@example.com": Delta(listed=True, claim=calls[1])},
     )
 
 
@@ -59,15 +57,17 @@ def test_alias_names_both_users_and_claims_the_visitor_unlisted() -> None:
     deltas = fold([alias])
 
     assert deltas.aliases == [Alias(alias.clock, old, JANE)]
-    assert deltas.identities[old] == Delta(listed=True, claim=(alias.clock, old))
-    assert deltas.identities[Identity("anonymous", "old")] == Delta(claim=(alias.clock, JANE))
+    assert deltas.users["old"] == Delta(listed=True, claim=alias)
+    assert deltas.visitors["old"] == Delta(claim=alias)
 
 
 def test_alias_to_oneself_merges_nothing() -> None:
-    deltas = fold([call("alias", 1, user_id="jane", previous_id="jane")])
+    alias = call("alias", 1, user_id="jane", previous_id="jane")
+
+    deltas = fold([alias])
 
     assert deltas.aliases == []
-    assert deltas.identities[JANE].claim == (clock(1, "alias-1"), JANE)
+    assert deltas.users["jane"].claim is alias
 
 
 def test_first_visitor_claim_and_last_contact_claim_stand() -> None:
@@ -76,10 +76,10 @@ def test_first_visitor_claim_and_last_contact_claim_stand() -> None:
         call("identify", 2, user_id="joe", anonymous_id="phone", claims=(EMAIL,)),
     ]
 
-    deltas = fold(calls).identities
+    deltas = fold(calls)
 
-    assert deltas[PHONE].claim == (clock(1, "identify-1"), JANE)
-    assert deltas[EMAIL].claim == (clock(2, "identify-2"), Identity("user", "joe"))
+    assert deltas.visitors["phone"].claim is calls[0]
+    assert deltas.emails["jane@example.com"].claim is calls[1]
 
 
 def test_group_takes_the_newest_and_its_traits_key_by_key() -> None:
@@ -91,8 +91,10 @@ def test_group_takes_the_newest_and_its_traits_key_by_key() -> None:
 
     deltas = fold(calls)
 
-    assert deltas.identities[JANE].group == (clock(2, "group-2"), "b")
-    assert deltas.groups == {"a": {}, "b": {"plan": (clock(3, "group-3"), b"null")}}
+    assert deltas.users["jane"].group == (clock(2, "group-2"), "b")
+    assert deltas.groups == {
+        "a": traits_of(), "b": traits_of(plan=(clock(3, "group-3"), b"null"))
+    }  # fmt: skip
 
 
 def test_audience_keeps_its_newest_sync() -> None:
@@ -106,11 +108,30 @@ def test_audience_keeps_its_newest_sync() -> None:
 
 
 def test_join_keeps_the_greater_clock_and_tells_of_change() -> None:
-    traits = {"plan": (clock(2, "b"), b"1")}
+    traits = traits_of(plan=(clock(2, "b"), b"1"), was=(clock(1, "a"), b"1"))
 
-    assert join_traits(traits, {"plan": (clock(2, "a"), b"2")}) is False
-    assert join_traits(traits, {"plan": (clock(2, "c"), b"3"), "x": (clock(0, "a"), b"4")}) is True
-    assert traits == {"plan": (clock(2, "c"), b"3"), "x": (clock(0, "a"), b"4")}
+    assert traits.join(traits_of(plan=(clock(2, "a"), b"2"))) is False
+    assert traits.join(
+        traits_of(
+            plan=(clock(2, "c"), b"3"), x=(clock(0, "a"), b"4"), was=(clock(2, "a"), b"null")
+        )
+    )
+    assert traits == traits_of(
+        plan=(clock(2, "c"), b"3"), x=(clock(0, "a"), b"4"), was=(clock(2, "a"), b"null")
+    )
+    assert "was" not in traits.values
+
+
+def test_first_delivery_of_each_call_counts_a_week_apart() -> None:
+    week = 7 * 86_400
+    calls = [call("track", at, "m", user_id="jane") for at in (1, week + 1, 2, week - 1)]
+
+    weeks = distinct([*calls, call("track", 3, "n", user_id="jane")])
+
+    assert [list(of_week.values()) for of_week in weeks.values()] == [
+        [calls[0], call("track", 3, "n", user_id="jane")],
+        [calls[1]],
+    ]
 
 
 @pytest.mark.parametrize("type_", ["group", "alias"])
@@ -138,7 +159,7 @@ CALLS = [
 def test_order_of_calls_does_not_matter(calls: list) -> None:  # type: ignore[type-arg]
     expected, folded = fold(CALLS), fold(calls)
 
-    assert folded.identities == expected.identities
+    assert dict(folded.items()) == dict(expected.items())
     assert folded.groups == expected.groups
     assert folded.audiences == expected.audiences
     assert sorted(folded.aliases, key=lambda a: a.clock) == sorted(

@@ -1,11 +1,12 @@
 """Claims and aliases move identities between users; names follow the clock."""
 
+from copy import deepcopy
 from itertools import permutations
 
 import pytest
 
 from consumer.core.call import Clock
-from consumer.core.fold import Delta, Group, Traits
+from consumer.core.fold import Delta, Group
 from consumer.core.merge import (
     AliasRow,
     IdentityState,
@@ -16,6 +17,10 @@ from consumer.core.merge import (
     regroup,
     replay_names,
 )
+from tests.core.calls import call, traits_of
+
+
+NAMED = call("identify", 2, user_id="id-7")
 
 
 def at(second: int, message_id: str = "m") -> Clock:
@@ -26,7 +31,7 @@ def identity(
     id_: int, kind: str = "user", claimed_by: int | None = None, **more: object
 ) -> IdentityState:
     fields: dict[str, object] = {
-        "listed": True, "identified": False, "group": None, "traits": {},
+        "listed": True, "identified": False, "group": None, "traits": traits_of(),
         "claim": (at(1), id_ if claimed_by is None else claimed_by),
     }  # fmt: skip
     return IdentityState(id=id_, kind=kind, value=f"id-{id_}", **{**fields, **more})  # type: ignore[arg-type]
@@ -37,7 +42,7 @@ def user(id_: int, count: int = 1, merged: Clock | None = None, **more: object) 
 
 
 def test_first_user_and_its_visitor_make_one_user() -> None:
-    traits: Traits = {"plan": (at(1), b"1")}
+    traits = traits_of(plan=(at(1), b"1"))
     visitor = identity(2, "anonymous", claimed_by=1, traits=traits, identified=True)
 
     after = regroup([], {}, [visitor, identity(1, identified=True)], [])
@@ -89,10 +94,10 @@ def test_late_alias_asks_for_a_replay_of_names(members: dict[int, int]) -> None:
 
 
 def test_earlier_claim_moves_a_visitor_and_rejoins_the_user_it_left() -> None:
-    traits: Traits = {"plan": (at(4), b"1")}
+    traits = traits_of(plan=(at(4), b"1"))
     visitor = identity(3, "anonymous", claimed_by=2, traits=traits)
 
-    after = regroup([user(1, 2, traits=dict(traits)), user(2)], {1: 1, 2: 2, 3: 1}, [visitor], [])
+    after = regroup([user(1, 2, traits=deepcopy(traits)), user(2)], {1: 1, 2: 2, 3: 1}, [visitor], [])
 
     assert after.changed == [user(1, 1, traits=traits), user(2, 2, traits=traits)]
     assert (after.moved, after.rejoin) == ({3: 2}, frozenset({1}))
@@ -125,10 +130,10 @@ def test_claims_of_visitors_are_the_first_of_contacts_the_last(
 
 
 def test_delta_that_changes_nothing_is_not_written() -> None:
-    state = identity(1, group=(at(3), "g"), traits={"k": (at(3), b"1")}, identified=True)
+    state = identity(1, group=(at(3), "g"), traits=traits_of(k=(at(3), b"1")), identified=True)
     older = Delta(
-        listed=True, identified=True, group=(at(2), "h"), traits={"k": (at(2), b"2")},
-        claim=(at(2), ("user", "id-1")),  # type: ignore[arg-type]
+        listed=True, identified=True, group=(at(2), "h"), traits=traits_of(k=(at(2), b"2")),
+        claim=call("identify", 2, user_id="id-1"),
     )  # fmt: skip
 
     assert apply_delta(state, older, 1) is False
@@ -137,13 +142,13 @@ def test_delta_that_changes_nothing_is_not_written() -> None:
 def test_delta_joins_every_register() -> None:
     state = identity(1, claim=None, listed=False)
     newer = Delta(
-        listed=True, identified=True, group=(at(2), "h"), traits={"k": (at(2), b"2")},
-        claim=(at(2), ("user", "id-7")),  # type: ignore[arg-type]
+        listed=True, identified=True, group=(at(2), "h"), traits=traits_of(k=(at(2), b"2")),
+        claim=NAMED,
     )  # fmt: skip
 
     assert apply_delta(state, newer, 7) is True
     assert state == identity(
-        1, claim=(at(2), 7), group=(at(2), "h"), traits={"k": (at(2), b"2")}, identified=True
+        1, claim=(NAMED.clock, 7), group=(at(2), "h"), traits=traits_of(k=(at(2), b"2")), identified=True
     )
 
 
@@ -155,7 +160,7 @@ def test_delta_without_a_claim_leaves_the_standing_one() -> None:
 
 
 def test_nobodys_visitor_changes_no_user() -> None:
-    visitor = identity(3, "anonymous", claim=None, traits={"plan": (at(4), b"1")})
+    visitor = identity(3, "anonymous", claim=None, traits=traits_of(plan=(at(4), b"1")))
 
     after = regroup([user(1)], {1: 1}, [visitor], [])
 
