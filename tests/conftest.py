@@ -78,7 +78,8 @@ async def _make_template(dsn: str) -> None:
 
 
 @asynccontextmanager
-async def _fresh_database(server: str) -> AsyncIterator[str]:
+async def fresh_database(server: str) -> AsyncIterator[str]:
+    """A migrated database that is gone afterwards."""
     name = f"windsor_{next(_NUMBERS)}"
     connection = await asyncpg.connect(server)
     try:
@@ -92,14 +93,14 @@ async def _fresh_database(server: str) -> AsyncIterator[str]:
 @pytest_asyncio.fixture
 async def database(postgres_server: str) -> AsyncIterator[str]:
     """A fresh, migrated database."""
-    async with _fresh_database(postgres_server) as dsn:
+    async with fresh_database(postgres_server) as dsn:
         yield dsn
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def database_of_module(postgres_server: str) -> AsyncIterator[str]:
     """A database for what many tests of a module look at and none changes."""
-    async with _fresh_database(postgres_server) as dsn:
+    async with fresh_database(postgres_server) as dsn:
         yield dsn
 
 
