@@ -305,7 +305,7 @@ def batch_of_one_message_id(payload: Payload) -> Whole:
 DOCS_MESSAGE = "022bb90c-bbac-11e4-8dfc-aa07a5b093db"
 DOCS_VISITOR = "507f191e810c19729de860ea"
 DOCS_AT = us("2015-02-23T22:28:55.111")
-COURSE = {
+COURSE: Row = {
     "message_id": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96",
     "visitor": "23adfd82-aa0f-45a7-a756-24f2a7a4c895",
     "at": us("2015-12-12T19:11:01.249"),

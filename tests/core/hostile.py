@@ -347,8 +347,8 @@ def _fields() -> Iterator[Hostile]:
             yield Hostile(
                 f"{field} of {_short(raw)}", said(**{field: raw}), ({**KEPT, field: None},)
             )
-    name = {"event": b'"Email\\u0000Opened"'}
-    yield Hostile("NUL in an event", said(b"track", **name), ({"name": "Email\ufffdOpened"},))
+    value = said(b"track", event=b'"Email\\u0000Opened"')
+    yield Hostile("NUL in an event", value, ({"name": "Email\ufffdOpened"},))
     yield Hostile("NUL as a name", said(b"page", name=b'"\\u0000"'), ({"name": "\ufffd"},))
     value = b'{"type":"track","type":"identify","userId":"a","userId":"jane"}'
     yield Hostile("last of the same field", value, ({**KEPT, "type": "identify"},))
