@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.core.call import Call, Outcome, RejectReason, SkipReason
 from consumer.core.decode import Decoder
+from consumer.core.ids import BLOCKED_IDS
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 from schemas import documents
@@ -60,6 +61,12 @@ def test_every_field_that_is_decoded_is_documented_and_no_other() -> None:
 def test_every_reason_is_documented() -> None:
     assert first_column("What is refused") == list(get_args(RejectReason))
     assert first_column("What is skipped") == list(get_args(SkipReason))
+
+
+def test_every_junk_id_is_documented() -> None:
+    listed = PAGE.split("are absent:")[1].split("and ids of zeros")[0]
+
+    assert set(re.findall(r"`(.*?)`", listed.lower())) == BLOCKED_IDS
 
 
 def test_settings_and_metrics_that_the_page_names_exist() -> None:

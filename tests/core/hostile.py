@@ -354,8 +354,9 @@ def _fields() -> Iterator[Hostile]:
     yield Hostile("last of the same field", value, ({**KEPT, "type": "identify"},))
     missing = Refused("missing_id", "neither userId nor anonymousId, and no email or phone")
     yield Hostile("fields told by case", said(userId=b"null", USERID=b'"joe"'), (missing,))
-    for raw in (b'{"a":"\\u0000\\ud83d\\ude00"}', b'{"z\\u0000":1}', b'"\\u0000"', b"1e999999"):
+    for raw in (b'{"a":"\\u0000\\ud83d\\ude00"}', b'{"z\\u0000":1}', b'"\\u0000"', b"[1e131072]"):
         yield Hostile(f"unknown field of {_short(raw)}", said(unknown=raw), (KEPT,))
+    yield Hostile("a number as an unknown field", said(unknown=b"1e999999"), (KEPT,))
     raw = b'{"a":[1e999]}'
     others = said(event=raw, name=raw, groupId=raw, previousId=raw, traits=b'{"a":1}')
     kept = {**KEPT, "name": None, "group_id": None, "traits": b'{"a":1}'}
@@ -396,6 +397,7 @@ RECEIVED = {
     b'"9999-12-31T23:59:59.999998Z"': LATEST_US,
     b'"9999-12-31T23:59:59.999999Z"': START_US,
     b"1" + b"0" * 30: START_US,
+    b'"junk"': START_US,
 }
 
 
@@ -553,6 +555,13 @@ def _bounds() -> Iterator[Hostile]:
                 name = f"{nest.__name__} {field} of {levels} levels"
                 value = said(**{field: nest(levels)})
                 yield Hostile(name, value, (Refused("too_deep", words),))
+        # A batch's own levels are not its calls'.
+        for field in PARTS:
+            raw = nest(63)
+            value = batch(part_of_a_call(field, raw))
+            yield Hostile(
+                f"batch of a deep {nest.__name__} {field}", value, ({**KEPT, field: raw},)
+            )
     siblings = b'{"a":%s,"b":[%s]}' % (nested(62), nested(62))
     refused = Refused("too_deep", "deeper than 64 levels")
     yield Hostile("a deep sibling", said(traits=siblings), (refused,))

@@ -46,6 +46,9 @@ def a_call(type_: str = "track", **fields: Any) -> Fields:  # noqa: ANN401 - a c
     return {key: value for key, value in written.items() if value is not None}
 
 
+EMAIL_OPENED = a_call(event="Email Opened", userId=None)
+
+
 def decode(
     value: bytes | Fields | None,
     rules: DecodeRules | None = None,
