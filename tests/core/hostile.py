@@ -5,6 +5,7 @@ name may be swapped for another of four letters, so that rows do not meet in one
 """
 
 import json
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -57,6 +58,17 @@ def padded(bytes_count: int) -> bytes:
     """A call of so many bytes."""
     start = said(traits=b'{"a":"')[:-1]
     return start + b"x" * (bytes_count - len(start) - 3) + b'"}}'
+
+
+def incompressible(count: int, seed: int = 0) -> str:
+    """Characters of four bytes each that an index cannot make smaller."""
+    rng = random.Random(seed)
+    return "".join(chr(rng.randrange(0x10000, 0x110000)) for _ in range(count))
+
+
+def text(value: str) -> bytes:
+    """A text as JSON, without escapes."""
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 CALL = said()
@@ -282,6 +294,7 @@ ODD_IDS = {
     "512 letters": (b'"%s"' % (b"a" * 512), "a" * 512),
     "512 letters and blanks": (b'"  b%s\\n"' % (b"a" * 511), "b" + "a" * 511),
     "512 emoji": (b'"%s"' % ("\U0001f600" * 512).encode(), "\U0001f600" * 512),
+    "512 incompressible": (text(incompressible(512)), incompressible(512)),
     "emoji by escapes": (b'"\\ud83d\\ude00"', "\U0001f600"),
     "512 digits": (b"1" * 512, "1" * 512),
     "beyond 64 bits": (b"18446744073709551616", "18446744073709551616"),
@@ -350,6 +363,8 @@ def _fields() -> Iterator[Hostile]:
     value = said(b"track", event=b'"Email\\u0000Opened"')
     yield Hostile("NUL in an event", value, ({"name": "Email\ufffdOpened"},))
     yield Hostile("NUL as a name", said(b"page", name=b'"\\u0000"'), ({"name": "\ufffd"},))
+    long = "e" * 300_000
+    yield Hostile("a long event", said(b"track", event=text(long)), ({**KEPT, "name": long},))
     value = b'{"type":"track","type":"identify","userId":"a","userId":"jane"}'
     yield Hostile("last of the same field", value, ({**KEPT, "type": "identify"},))
     missing = Refused("missing_id", "neither userId nor anonymousId, and no email or phone")
@@ -524,6 +539,7 @@ def _parts() -> Iterator[Hostile]:
         value = said(traits=raw)
         expected = {**KEPT, "traits": kept, "trait_values": values}
         yield Hostile(f"trait values of {_short(raw)}", value, (expected,))
+    yield from _indexed()
     digits = b"9" * 5_000
     yield Hostile(
         "contacts of numbers that Python cannot hold",
@@ -536,6 +552,25 @@ def _parts() -> Iterator[Hostile]:
         said(traits=b'{"vip":true}', context=personas),
         ({**KEPT, "audience": AudienceSync("vip", None)},),
     )
+
+
+def _indexed() -> Iterator[Hostile]:
+    """The longest of whatever becomes a key of an index."""
+    message_id, key, email = incompressible(512, 1), incompressible(512, 2), incompressible(510, 3)
+    yield Hostile(
+        "longest message id of an alias",
+        said(b"alias", previousId=text(incompressible(512, 4)), messageId=text(message_id)),
+        ({**KEPT, "message_id": message_id},),
+    )
+    for name, audience in ((key, AudienceSync(key, "audience")), (key + "k", None)):
+        value = said(
+            traits=b"{%s:true}" % text(name),
+            context=b'{"personas":{"computation_class":"audience"}}',
+        )
+        yield Hostile(f"audience of {len(name)}", value, ({**KEPT, "audience": audience},))
+    for local, claims in ((email, (Identity("email", f"{email}@b"),)), (email + "e", ())):
+        value = said(traits=b'{"email":%s}' % text(f"{local}@b"))
+        yield Hostile(f"email of {len(local) + 2}", value, ({**KEPT, "claims": claims},))
 
 
 # Too deep, too large ----------------------------------------------------------------------------

@@ -24,7 +24,8 @@ def told(outcome: Outcome, expected: Expected | None) -> Expected:
     if isinstance(outcome, Call):
         fields = expected if isinstance(expected, Mapping) else {"user_id": None}
         whole: dict[str, Any] = {name: getattr(outcome, name, None) for name in fields}
-        return whole | ({"at": outcome.clock.at} if "at" in fields else {})
+        clock = outcome.clock._asdict()
+        return whole | {name: clock[name] for name in fields if name in clock}
     return outcome
 
 
