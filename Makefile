@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export VIRTUAL_ENV :=
 
-.PHONY: help setup run test check format bench
+.PHONY: help setup run test check format bench fuzz schemas
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,3 +38,11 @@ format: setup ## Let ruff format and mend what it can
 
 bench: setup ## Measure from Kafka to committed on this machine, beside the rivals
 	$(BIN)/python -m bench.run
+
+fuzz: SECONDS ?= 60
+fuzz: setup ## Fuzz decoding and folding: SECONDS=60, or INPUT=path to repeat one input
+	$(UV) run --locked --all-extras --group fuzz --quiet \
+		python -m tests.fuzz --seconds $(SECONDS) $(if $(INPUT),--input $(INPUT))
+
+schemas: setup ## Write the documents of the contract: JSON Schema, AsyncAPI, the table of fields
+	$(BIN)/python -m schemas.documents

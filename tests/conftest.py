@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -76,17 +77,31 @@ async def _make_template(dsn: str) -> None:
     await migrate(_with_database(dsn, _TEMPLATE))
 
 
-@pytest_asyncio.fixture
-async def database(postgres_server: str) -> AsyncIterator[str]:
-    """A fresh, migrated database."""
+@asynccontextmanager
+async def fresh_database(server: str) -> AsyncIterator[str]:
+    """A migrated database that is gone afterwards."""
     name = f"windsor_{next(_NUMBERS)}"
-    connection = await asyncpg.connect(postgres_server)
+    connection = await asyncpg.connect(server)
     try:
         await connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
-        yield _with_database(postgres_server, name)
+        yield _with_database(server, name)
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await connection.close()
+
+
+@pytest_asyncio.fixture
+async def database(postgres_server: str) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    async with fresh_database(postgres_server) as dsn:
+        yield dsn
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database_of_module(postgres_server: str) -> AsyncIterator[str]:
+    """A database for what many tests of a module look at and none changes."""
+    async with fresh_database(postgres_server) as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ what every public view then holds.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from consumer.core.call import Call, Clock, Identity
@@ -19,7 +19,8 @@ Views = dict[str, list[dict[str, Any]]]
 class Model:
     """State after applying some calls in clock order."""
 
-    def __init__(self) -> None:
+    def __init__(self, loads: Callable[[bytes], Any] = json.loads) -> None:
+        self.loads = loads
         self.component: dict[str, set[str]] = {}  # user id -> the ids merged with it
         self.name: dict[frozenset[str], str] = {}  # component -> name of the merged user
         self.named: dict[str, Clock] = {}  # user id -> the first call that named it
@@ -54,7 +55,7 @@ class Model:
     def apply_identify(self, call: Call) -> None:
         traits = self.traits.setdefault(call.identity, {})
         for key, value in (call.trait_values or {}).items():
-            traits[key] = (call.clock, json.loads(value))
+            traits[key] = (call.clock, self.loads(value))
         if call.user_id is not None:
             self.identified.add(call.user_id)
             for contact in call.claims:
@@ -76,7 +77,7 @@ class Model:
         self.group[call.identity] = (call.clock, call.group_id)
         traits = self.groups.setdefault(call.group_id, {})
         for key, value in (call.trait_values or {}).items():
-            traits[key] = json.loads(value)
+            traits[key] = self.loads(value)
 
     def apply_alias(self, call: Call) -> None:
         previous, user = call.previous_id, call.user_id
@@ -197,8 +198,8 @@ class Model:
                 "anonymous_id": call.anonymous_id, "type": call.type, "name": call.name,
                 "category": call.category, "hidden": call.type == "page",
                 "occurred_at": call.clock.at, "received_at": call.received_at,
-                "properties": json.loads(call.properties or b"null"),
-                "context": json.loads(call.context or b"null"),
+                "properties": self.loads(call.properties or b"null"),
+                "context": self.loads(call.context or b"null"),
             }
             for call in self.feed
         ]  # fmt: skip
@@ -215,13 +216,13 @@ def _is_member(audience: dict[str, Any], user: dict[str, Any]) -> bool:
     return value is not None if computed else value is True or value == "true"
 
 
-def model_of(calls: Iterable[Call]) -> Views:
+def model_of(calls: Iterable[Call], loads: Callable[[bytes], Any] = json.loads) -> Views:
     """Apply the distinct calls, the first delivery of each, in clock order."""
     distinct: dict[tuple[int, str], Call] = {}
     for call in calls:
         week = (call.clock.at - MONDAY_US) // WEEK_US
         distinct.setdefault((week, call.clock.message_id), call)
-    model = Model()
+    model = Model(loads)
     for call in sorted(distinct.values(), key=lambda call: call.clock):
         model.apply(call)
     return model.views()

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from consumer.core.decode import DecodeRules
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 
@@ -25,6 +26,28 @@ def test_every_setting_is_documented_with_its_default() -> None:
     ]
 
     assert rows == expected
+
+
+def test_every_limit_is_documented_with_its_reason() -> None:
+    reasons = re.findall(
+        r"^- `(WINDSOR_\w+)`: (\S)", (DOCS / "settings.md").read_text(), re.MULTILINE
+    )
+    limits = [
+        field.encode_name
+        for field in msgspec.structs.fields(Settings)
+        if field.encode_name.endswith(("_MAX", "_SECONDS"))
+    ]
+
+    assert sorted(name for name, _ in reasons) == sorted(limits)
+
+
+def test_limits_on_input_are_the_decoders_defaults() -> None:
+    rules, settings = DecodeRules(), Settings()
+
+    assert {
+        name: getattr(settings, name) for name in DecodeRules._fields if name.endswith("_max")
+    } == {name: getattr(rules, name) for name in DecodeRules._fields if name.endswith("_max")}
+    assert settings.blocked_ids_set == rules.blocked_ids
 
 
 def test_every_metric_is_documented_and_explained() -> None:

@@ -23,7 +23,7 @@ from tests.model import model_of
 from tests.views import stored_views
 from tests.worlds import WORLDS, records_of
 
-_EMPTY = """
+EMPTY = """
 TRUNCATE windsor_private.calls, windsor_private.identities, windsor_private.members,
 windsor_private.seen, windsor_private.users, windsor_private.aliases, windsor_private.groups,
 windsor_private.audiences
@@ -68,7 +68,7 @@ async def deliver(sinks: Sequence[PostgresSink], calls: Sequence[Call], seed: in
 async def check(dsn: str, world: Sequence[dict[str, Any]], writers: int, seed: int) -> None:
     calls = decoded(world)
     connection = await asyncpg.connect(dsn)
-    await connection.execute(_EMPTY)
+    await connection.execute(EMPTY)
     await connection.close()
     async with open_sink(PostgresOptions(dsn, connections_max=writers)) as sink:
         await deliver([sink] * writers, calls, seed)

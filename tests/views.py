@@ -1,6 +1,7 @@
 """Read the public views as plain values, to hold against the model's."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -19,7 +20,7 @@ _COLUMNS = {
 }
 
 
-async def stored_views(dsn: str) -> Views:
+async def stored_views(dsn: str, loads: Callable[[str], Any] = json.loads) -> Views:
     """What the database's views hold: times in microseconds, JSON as values."""
     connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
     try:
@@ -29,7 +30,7 @@ async def stored_views(dsn: str) -> Views:
             encoder=lambda at: (at - epoch_us,), decoder=lambda value: value[0] + epoch_us,
         )  # fmt: skip
         await connection.set_type_codec(
-            "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+            "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=loads
         )
         views: Views = {}
         for view, columns in _COLUMNS.items():
