@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from consumer.errors import SchemaError
 from consumer.connection import Connection, translated
+from consumer.errors import SchemaError
 
 
 class Migration(NamedTuple):

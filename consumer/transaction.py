@@ -242,9 +242,7 @@ async def _regroup_users(
     # A new identity may be nobody's yet, a new user merged already.
     joined = sorted(item for item in after.moved.items() if item[0] in made)
     if joined:
-        await copy_rows(
-            connection, "members", NEW_MEMBER_COLUMNS, starmap(new_member_row, joined)
-        )
+        await copy_rows(connection, "members", NEW_MEMBER_COLUMNS, starmap(new_member_row, joined))
     moved = sorted(item for item in after.moved.items() if item[0] not in made)
     if moved:
         await connection.execute(_SQL["put_members"], *columns(moved))
@@ -299,9 +297,7 @@ async def _members_of(connection: Connection, identities: Sequence[int]) -> dict
 async def _rename(connection: Connection, users: Sequence[int]) -> None:
     """Replay the aliases of users in which one arrived late."""
     aliases: dict[int, list[NamedAlias]] = {}
-    for user, at, message_id, previous, named in await connection.fetch(
-        _SQL["aliases_of"], users
-    ):
+    for user, at, message_id, previous, named in await connection.fetch(_SQL["aliases_of"], users):
         aliases.setdefault(user, []).append(NamedAlias(Clock(at, message_id), previous, named))
     names = [(user, *replay_names(of_user)) for user, of_user in aliases.items()]
     await connection.execute(

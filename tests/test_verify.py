@@ -158,10 +158,12 @@ DAMAGES = {
         f"UPDATE identities SET traits = traits || '{{\"plan\": 1}}' WHERE id = {ANN}",
         {"identities": 1}),
     "tombstone lost": (
-        f"UPDATE identities SET trait_clocks = (trait_clocks::jsonb - 'age')::json WHERE id = {ANN2}",
+        ("UPDATE identities SET trait_clocks = (trait_clocks::jsonb - 'age')::json"
+        f" WHERE id = {ANN2}"),
         {"identities": 1}),
     "trait's clock": (
-        ("UPDATE identities SET trait_clocks = jsonb_set(trait_clocks::jsonb, '{plan,0}', '1')::json"
+        ("UPDATE identities SET"
+        " trait_clocks = jsonb_set(trait_clocks::jsonb, '{plan,0}', '1')::json"
         f" WHERE id = {ANN2}"), {"identities": 1}),
     "member lost": (f"DELETE FROM members WHERE identity_id = {V1}", {"members": 1}),
     "member of another": (
@@ -194,7 +196,8 @@ DAMAGES = {
     "group too many": ("INSERT INTO groups VALUES ('g9')", {"groups": 1}),
     "group's traits": ("UPDATE groups SET traits = '{}' WHERE group_id = 'g1'", {"groups": 1}),
     "group's tombstone": (
-        "UPDATE groups SET trait_clocks = (trait_clocks::jsonb - 'was')::json WHERE group_id = 'g1'",
+        ("UPDATE groups SET trait_clocks = (trait_clocks::jsonb - 'was')::json"
+        " WHERE group_id = 'g1'"),
         {"groups": 1}),
     "audience lost": ("DELETE FROM audiences", {"audiences": 1}),
     "audience too many": (

@@ -22,7 +22,6 @@ from consumer.core.call import (
     AudienceSync,
     Call,
     CallType,
-    Clock,
     Identity,
     Outcome,
     Record,
@@ -101,6 +100,20 @@ class _Envelope(NamedTuple):
 
 
 _NO_ENVELOPE: Final = _Envelope()
+
+
+class _Said(NamedTuple):
+    """What identify, group and alias calls say besides; see `Call`."""
+
+    traits: bytes | None = None
+    previous_id: str | None = None
+    group_id: str | None = None
+    trait_values: dict[str, bytes] | None = None
+    claims: tuple[Identity, ...] = ()
+    audience: AudienceSync | None = None
+
+
+_NOTHING_SAID: Final = _Said()
 
 
 class Decoder:
@@ -214,7 +227,7 @@ class Decoder:
 
     # One call -------------------------------------------------------------------------------
 
-    def _call(
+    def _call(  # noqa: C901 - the way of every call, top to bottom
         self,
         record: Record,
         position: int,
@@ -254,23 +267,17 @@ class Decoder:
             traits = stored_object(wire.traits, "traits", suspicious=suspicious)
         if envelope.context is not None:
             context = self._with_lent(context, envelope.context, len(value))
-        previous_id = group_id = name = category = trait_values = audience = contact = None
-        claims: tuple[Identity, ...] = ()
+        name = category = contact = None
+        said = _NOTHING_SAID
         if call_type == "track":
             name = _event(wire.event)
             category = category_of(name)
-        elif call_type == "identify":
-            traits, trait_values = _identify_traits(traits, context)
-            audience = _audience(context, trait_values, self._rules.id_chars_max)
-            claims = self._claims(user_id, trait_values)
-        elif call_type == "group":
-            group_id = self._group_id(wire)
-            trait_values = _values(traits)
-        elif call_type == "alias":
-            previous_id = self._previous_id(wire, user_id, anonymous_id)
-        else:
+        elif call_type in _EXPIRING_TYPES:
             name = None if wire.name is None else _text(wire.name, "name")
             category = "analytics"
+        else:
+            said = self._said(call_type, wire, user_id, anonymous_id, (context, traits))
+            traits = said.traits
         if user_id is None and (anonymous_id is None or category in _CONTACT_CATEGORIES):
             contact = self._contact(wire, anonymous_id, (context, properties, traits))
         message_id = self._message_id(wire, record, position)
@@ -288,18 +295,49 @@ class Decoder:
             user_id,
             anonymous_id,
             contact,
-            previous_id,
-            group_id,
+            said.previous_id,
+            said.group_id,
             name,
             category,
             properties,
             context,
             traits,
-            trait_values,
-            claims,
-            audience,
+            said.trait_values,
+            said.claims,
+            said.audience,
             replaced,
             len(value) if envelope.context is None else len(value) + len(envelope.context),
+        )
+
+    def _said(
+        self,
+        call_type: CallType,
+        wire: WireCall,
+        user_id: str | None,
+        anonymous_id: str | None,
+        places: tuple[bytes | None, bytes | None],
+    ) -> "_Said":
+        """What an identify, group or alias says.
+
+        Args:
+            call_type: One of these.
+            wire: The call.
+            user_id: As it names somebody.
+            anonymous_id: Likewise.
+            places: `context` and `traits`.
+        """
+        context, traits = places
+        if call_type == "group":
+            return _Said(traits, group_id=self._group_id(wire), trait_values=_values(traits))
+        if call_type == "alias":
+            return _Said(traits, previous_id=self._previous_id(wire, user_id, anonymous_id))
+        traits, values = _identify_traits(traits, context)
+        audience = _audience(context, values, self._rules.id_chars_max)
+        return _Said(
+            traits,
+            trait_values=values,
+            claims=self._claims(user_id, values),
+            audience=audience,
         )
 
     def _check_call(self, value: bytes) -> bool:

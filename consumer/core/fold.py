@@ -13,8 +13,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from consumer.core.clock import week_of, week_start
 from consumer.core.call import AudienceSync, Call, CallType, Clock, Identity, IdentityKind
+from consumer.core.clock import week_of, week_start
 
 Group: TypeAlias = tuple[Clock, str]
 CallsByWeek: TypeAlias = dict[int, dict[bytes, Call]]

@@ -11,7 +11,7 @@ import pytest
 from consumer.core.call import AudienceSync, Call, Clock, Identity
 from consumer.core.decode import Decoder
 from tests.core.calls import START_US, HandRecord
-from tests.core.outcomes import EMAIL, JANE, PHONE, Fields, a_call, decode_call
+from tests.core.outcomes import EMAIL, PHONE, Fields, a_call, decode_call
 
 SECOND_US = 1_000_000
 
@@ -30,9 +30,9 @@ def test_track_becomes_a_call() -> None:
     assert Decoder().decode(record) == (
         Call(
             type="track",
-            clock=Clock(START_US + SECOND_US, "m"),
+            at=START_US + SECOND_US,
+            message_id="m",
             message_key=hashlib.blake2b(b"m", digest_size=16).digest(),
-            identity=JANE,
             record=record,
             position=0,
             received_at=START_US + 2 * SECOND_US,
@@ -53,9 +53,9 @@ def test_identify_becomes_a_call() -> None:
 
     assert decode_call(fields) == Call(
         type="identify",
-        clock=Clock(START_US, "m"),
+        at=START_US,
+        message_id="m",
         message_key=hashlib.blake2b(b"m", digest_size=16).digest(),
-        identity=JANE,
         record=HandRecord(value=value),
         position=0,
         received_at=START_US,
@@ -73,9 +73,9 @@ def test_group_becomes_a_call_with_the_traits_of_the_group() -> None:
 
     assert decode_call(fields) == Call(
         type="group",
-        clock=Clock(START_US, "m"),
+        at=START_US,
+        message_id="m",
         message_key=hashlib.blake2b(b"m", digest_size=16).digest(),
-        identity=JANE,
         record=HandRecord(value=value),
         position=0,
         received_at=START_US,
@@ -93,9 +93,9 @@ def test_alias_becomes_a_call() -> None:
 
     assert decode_call(fields) == Call(
         type="alias",
-        clock=Clock(START_US, "m"),
+        at=START_US,
+        message_id="m",
         message_key=hashlib.blake2b(b"m", digest_size=16).digest(),
-        identity=JANE,
         record=HandRecord(value=value),
         position=0,
         received_at=START_US,

@@ -19,7 +19,6 @@ from consumer.core.merge import (
 )
 from tests.core.calls import call, traits_of
 
-
 NAMED = call("identify", 2, user_id="id-7")
 
 
@@ -97,7 +96,9 @@ def test_earlier_claim_moves_a_visitor_and_rejoins_the_user_it_left() -> None:
     traits = traits_of(plan=(at(4), b"1"))
     visitor = identity(3, "anonymous", claimed_by=2, traits=traits)
 
-    after = regroup([user(1, 2, traits=deepcopy(traits)), user(2)], {1: 1, 2: 2, 3: 1}, [visitor], [])
+    after = regroup(
+        [user(1, 2, traits=deepcopy(traits)), user(2)], {1: 1, 2: 2, 3: 1}, [visitor], []
+    )
 
     assert after.changed == [user(1, 1, traits=traits), user(2, 2, traits=traits)]
     assert (after.moved, after.rejoin) == ({3: 2}, frozenset({1}))
@@ -148,7 +149,11 @@ def test_delta_joins_every_register() -> None:
 
     assert apply_delta(state, newer, 7) is True
     assert state == identity(
-        1, claim=(NAMED.clock, 7), group=(at(2), "h"), traits=traits_of(k=(at(2), b"2")), identified=True
+        1,
+        claim=(NAMED.clock, 7),
+        group=(at(2), "h"),
+        traits=traits_of(k=(at(2), b"2")),
+        identified=True,
     )
 
 
