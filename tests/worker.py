@@ -46,7 +46,7 @@ async def working(
     )
     async with open_sink(PostgresOptions(dsn)) as sink:
         source = KafkaSource(options, metrics)
-        pipeline = Pipeline(source, sink, Decoder(rules or DecodeRules()), metrics, PipelineOptions(lanes=lanes))
+        pipeline = Pipeline(source, sink, Decoder(rules), metrics, PipelineOptions(lanes=lanes))
         task = asyncio.create_task(pipeline.run())
         try:
             yield Worker(pipeline, source, metrics)

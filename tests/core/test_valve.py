@@ -65,9 +65,7 @@ def test_forgotten_topic_begins_anew() -> None:
 
 
 @pytest.mark.parametrize(("share_max", "closes"), [(1.0, False), (0.0, True)])
-def test_share_of_one_never_closes_and_of_none_at_the_first(
-    share_max: float, closes: bool
-) -> None:
+def test_share_of_one_never_closes_and_of_none_at_the_first(share_max: float, closes: bool) -> None:
     valve = Valve(ValvePolicy(share_max, 10))
     first = valve.admits("calls", 1, [0])
     then = valve.admits("calls", 99, range(99))
