@@ -462,34 +462,31 @@ async def test_show_tells_all_and_a_hostile_record_cannot_drive_the_terminal(
 
     assert await windsor("dead-letters", "show", "1", "2", database_url=database) == Ran(
         0,
-        "\n".join([
-            "dead letter  1",
-            "record       calls/0/7",
-            "reason       malformed_json",
-            "detail       cut at 7",
-            "failed at    2026-11-05T06:07:08Z",
-            "state        open",
-            "key          -",
-            "value        1 bytes",
-            "    {",
-            "",
-            "dead letter  2",
-            "record       calls/0/9[3]",
-            "reason       invalid_field",
-            r"detail       userId: \x1b[31m",
-            "failed at    2026-11-05T06:07:08Z",
-            "state        replayed 2026-11-06T00:00:00Z",
-            "record time  2026-11-04T00:00:00.000+00:00",
-            r"key          \x1b[2J",
-            r"header       na\x1bme: \x00",
-            "header       none: -",
-            "same value   dead letter 3 at calls/0/11, open",
-            "value        40 bytes",
-            r"    {\x1b]0;owned\x07\r",
-            r"    \x9bstate        discarded",
-            r"    \u202e",
-            "",
-        ]),
+        "dead letter  1\n"
+        "record       calls/0/7\n"
+        "reason       malformed_json\n"
+        "detail       cut at 7\n"
+        "failed at    2026-11-05T06:07:08Z\n"
+        "state        open\n"
+        "key          -\n"
+        "value        1 bytes\n"
+        "    {\n"
+        "\n"
+        "dead letter  2\n"
+        "record       calls/0/9[3]\n"
+        "reason       invalid_field\n"
+        "detail       userId: \\x1b[31m\n"
+        "failed at    2026-11-05T06:07:08Z\n"
+        "state        replayed 2026-11-06T00:00:00Z\n"
+        "record time  2026-11-04T00:00:00.000+00:00\n"
+        "key          \\x1b[2J\n"
+        "header       na\\x1bme: \\x00\n"
+        "header       none: -\n"
+        "same value   dead letter 3 at calls/0/11, open\n"
+        "value        40 bytes\n"
+        "    {\\x1b]0;owned\\x07\\r\n"
+        "    \\x9bstate        discarded\n"
+        "    \\u202e\n",
         "",
     )  # fmt: skip
 
@@ -555,15 +552,20 @@ async def test_discard_puts_open_letters_away_once(database: str) -> None:
             ["replay", "--limit", "5"],
             "which ones? give ids, a filter such as --reason, or --open for all open",
         ),
-        (["show", "x"], "argument ID: 'x' is no whole number: see `windsor dead-letters show --help`"),
+        (
+            ["show", "x"],
+            "argument ID: 'x' is no whole number: see `windsor dead-letters show --help`",
+        ),
         (
             ["list", "--limit", "0"],
             "argument --limit: 0 is too few: see `windsor dead-letters list --help`",
         ),
         (
             ["list", "--since", "noon"],
-            "argument --since: 'noon' is no time: 2026-11-04, 2026-11-04T10:00Z, or 90m, 6h, 2d ago:"
-            " see `windsor dead-letters list --help`",
+            (
+                "argument --since: 'noon' is no time: 2026-11-04, 2026-11-04T10:00Z, or 90m, 6h,"
+                " 2d ago: see `windsor dead-letters list --help`"
+            ),
         ),
     ],
 )  # fmt: skip
