@@ -98,7 +98,7 @@ async def test_poison_stops_it_with_one_line_and_what_is_committed_is_what_is_wr
     assert len(said) == 1
     assert said[0].startswith(
         f"windsor: topic {poisoned}: more than 50% of its last 1,000 records are dead letters,"
-        " mostly malformed_json, up to partition 0 offset 500:"
+        " mostly malformed_json, one of them at partition 0 offset 500:"
     )
     # Nothing in between: what is committed is a dead letter or a call, and the rest is neither.
     assert 400 <= await set_aside(database, poisoned) <= 500
