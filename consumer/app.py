@@ -14,7 +14,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from consumer.core.decode import Decoder, DecodeRules
 from consumer.core.policy import BatchLimits, RetryPolicy
-from consumer.errors import TransientSinkError
+from consumer.core.valve import ValvePolicy
+from consumer.errors import DeadTopicError, TransientSinkError
 from consumer.health import health_app, serving
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.metrics import Metrics
@@ -69,6 +70,7 @@ def pipeline_options(settings: Settings) -> PipelineOptions:
         retry=RetryPolicy(settings.retry_initial_seconds, 2.0, settings.retry_seconds_max),
         drain_timeout_seconds=settings.drain_timeout_seconds,
         retention_days=settings.retention_days,
+        valve=ValvePolicy(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )
 
 
@@ -100,6 +102,7 @@ async def consume(
         ConfigError: A setting is missing.
         SchemaError: The database has another version's schema.
         SourceError: Kafka cannot be consumed any more.
+        DeadTopicError: Most of a topic is dead letters.
     """
     require(settings, "kafka_bootstrap_servers", "database_url")
     _collect_rarely()
@@ -115,7 +118,13 @@ async def consume(
         log.info("worker.started", http_port=port, topics=settings.kafka_topics)
         if started is not None:
             started(port)
-        await worker.run(stop)
+        try:
+            await worker.run(stop)
+        except DeadTopicError:
+            # Not at once: an alert needs a scrape that sees why.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), settings.dead_letters_linger_seconds)
+            raise
     log.info("worker.stopped")
 
 

@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
-from consumer import app
+from consumer import app, dead_letters_command
 from consumer.errors import ConfigError, WindsorError
 from consumer.log import configure_logging
 from consumer.schema import migrate
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(os.environ)
         configure_logging(settings.log_format, settings.log_level)
         exit_code: int = options.command(settings, options)
+        sys.stdout.flush()
     except ConfigError as error:
         for line in str(error).splitlines():
             print(f"windsor: {line}", file=sys.stderr)
@@ -35,11 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return FAILED
+    except BrokenPipeError:
+        # Whoever read along (`head`) has had enough; what is left to flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     return exit_code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISUSED, f"windsor: {message}: see `{self.prog} --help`\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="windsor", description="Customer data in one place: Segment events to Postgres."
     )
     parser.add_argument("--version", action="version", version=version("windsor"))
@@ -55,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     add("migrate", _migrate, "bring the database to this version's schema")
     verify = add("verify", _verify, "recompute every projection from the stored calls and compare")
     verify.add_argument("--repair", action="store_true", help="mend what differs")
+    dead_letters_command.add_arguments(
+        add("dead-letters", _dead_letters, "what could not be applied: list, send again, put away")
+    )
     add("status", _status, "schema, freshness and dead letters of the database")
     add("check-config", _check_config, "read the settings and say what is wrong with them")
     return parser
@@ -85,6 +100,11 @@ def _verify(settings: Settings, options: argparse.Namespace) -> int:
     report = _complete(verify_database(str(settings.database_url), repair=options.repair))
     print(report.text())
     return OK if options.repair or not report.differences else FAILED
+
+
+def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
+    require(settings, "database_url")
+    return int(_complete(options.dead_letters_command(settings, options)))
 
 
 def _status(settings: Settings, _: argparse.Namespace) -> int:

@@ -26,3 +26,11 @@ class PermanentSinkError(WindsorError):
 
 class SourceError(WindsorError):
     """Kafka answers in a way that the worker cannot go on from by itself."""
+
+
+class DeadTopicError(WindsorError):
+    """Most of a topic's last records are dead letters: a person has to look."""
+
+
+class RecordRefusedError(WindsorError):
+    """Kafka does not take this record back: too large for its topic now, or too old."""

@@ -1,4 +1,4 @@
-"""Kafka: records in, committed offsets out. The only module that knows aiokafka.
+"""Kafka: records in, committed offsets out, and dead letters back. Alone knows aiokafka.
 
 Four rules carry it:
 
@@ -13,8 +13,10 @@ Source: aiokafka 0.14; KafkaConsumer javadoc, "Offsets and Consumer Position".
 """
 
 import asyncio
+import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
 import aiokafka
@@ -22,9 +24,11 @@ import msgspec
 import structlog
 from aiokafka import errors as kafka_errors
 from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
-from consumer.errors import SourceError
+from consumer.core.call import Record
+from consumer.errors import RecordRefusedError, SourceError, WindsorError
 from consumer.ports import AssignmentListener, Chunk, TopicPartition
 
 log = structlog.get_logger()
@@ -34,6 +38,18 @@ _POLL_WAIT_MS: Final = 200
 
 # A broker's checksum error may be the wire's; after so many in a row it is the disk's.
 _FAILURES_MAX: Final = 10
+
+# What was on a topic once was within its broker's limit; the client's own must not be in the way.
+_SENT_BYTES_MAX: Final = 256 * 1024 * 1024
+# Retries are without an end inside an idempotent producer.
+_SENDING_SECONDS_MAX: Final = 60.0
+# What a broker has against one record, not against us.
+_REFUSALS: Final = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidTimestampError,
+    kafka_errors.PolicyViolationError,
+)
 
 
 class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -338,6 +354,186 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:
             self._source.fail(error)
             raise
+
+
+class KafkaSender:
+    """Sends records once more, to the partitions that they came from.
+
+    Made by `open_sender`.
+    """
+
+    def __init__(self, options: KafkaOptions) -> None:
+        self._options = options
+        self._producer: Any = None
+
+    async def check_topics(self, topics: Collection[str]) -> None:
+        """Make sure that what is sent will be read by the worker of these settings.
+
+        Raises:
+            SourceError: A topic is not there, or not among the worker's; or Kafka is away.
+        """
+        wanted = self._options.topics
+        for topic in sorted(topics):
+            if not _subscribes(wanted, topic):
+                raise SourceError(
+                    f"topic {topic} is not among WINDSOR_KAFKA_TOPICS ({wanted}): no worker would"
+                    " read the records; set it as the worker has it"
+                )
+        admin = AIOKafkaAdminClient(
+            bootstrap_servers=self._options.bootstrap_servers, **_security(self._options)
+        )
+        try:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                await admin.start()
+                # Asked for all: to ask for one by name may create it.
+                there = set(await admin.list_topics())
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        finally:
+            await admin.close()
+        for topic in sorted(topics):
+            if topic not in there:
+                raise SourceError(
+                    f"topic {topic} is not on this Kafka: check WINDSOR_KAFKA_BOOTSTRAP_SERVERS,"
+                    " or create it again"
+                )
+
+    async def send(self, records: Sequence[Record]) -> list[WindsorError | None]:
+        """Send records with their key, headers and timestamp; all in-sync replicas have them.
+
+        Args:
+            records: So few that they fit in memory twice.
+
+        Returns:
+            For each record None, or what went wrong: `RecordRefusedError` if it alone is the
+            reason, `SourceError` if Kafka is.
+        """
+        # The client would give the timestamp of another record of its batch to one without.
+        together = [n for n, record in enumerate(records) if record.timestamp >= 0]
+        errors: list[WindsorError | None] = [None] * len(records)
+        for n, error in zip(
+            together, await self._send_batch([records[n] for n in together]), strict=True
+        ):
+            errors[n] = error
+        for n, record in enumerate(records):
+            # One that is refused takes its whole batch with it: each again, by itself.
+            if record.timestamp < 0 or isinstance(errors[n], RecordRefusedError):
+                (errors[n],) = await self._send_batch([record])
+        return errors
+
+    async def _send_batch(self, records: Sequence[Record]) -> list[WindsorError | None]:
+        """Send records and wait for all of them."""
+        futures: list[asyncio.Future[Any]] = []
+        failure: BaseException = TimeoutError("no answer")
+        try:
+            async with asyncio.timeout(_SENDING_SECONDS_MAX):
+                for record in records:
+                    futures.append(await self._send_one(record))  # noqa: PERF401 - keep what was sent before a failure
+                if futures:
+                    await asyncio.wait(futures)
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            failure = error
+        errors = [_outcome(future, failure) for future in futures]
+        errors += [_send_error(failure)] * (len(records) - len(futures))
+        if any(isinstance(error, RecordRefusedError) for error in errors):
+            # The broker waits for the sequence number of what it refused, for ever.
+            await self.stop()
+            await self.start()
+        return errors
+
+    async def _send_one(self, record: Record) -> "asyncio.Future[Any]":
+        try:
+            partitions = await self._producer.partitions_for(record.topic)
+            # One that is not there any more: by its key, as others are.
+            partition = record.partition if record.partition in partitions else None
+            sent: asyncio.Future[Any] = await self._producer.send(
+                record.topic,
+                value=record.value,
+                key=record.key,
+                partition=partition,
+                timestamp_ms=record.timestamp,
+                headers=list(record.headers),
+            )
+        except _REFUSALS as error:
+            sent = asyncio.get_running_loop().create_future()
+            sent.set_exception(error)
+        return sent
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            SourceError: Kafka is away, or refuses us.
+        """
+        self._producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=self._options.bootstrap_servers,
+            client_id="windsor",
+            acks="all",
+            enable_idempotence=True,
+            # A record that came compressed may fit in no other way.
+            compression_type="gzip",
+            max_request_size=_SENT_BYTES_MAX,
+            **_security(self._options),
+        )
+        try:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                await self._producer.start()
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            await self.stop()
+            raise _unreachable(error) from error
+
+    async def stop(self) -> None:
+        """Close, within a deadline."""
+        try:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                await self._producer.stop()
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            log.warning("kafka.left_without_goodbye", error=str(error) or type(error).__name__)
+
+
+@asynccontextmanager
+async def open_sender(options: KafkaOptions) -> AsyncIterator[KafkaSender]:
+    """Open a sender.
+
+    Raises:
+        SourceError: Kafka is away, or refuses us.
+    """
+    sender = KafkaSender(options)
+    await sender.start()
+    try:
+        yield sender
+    finally:
+        await sender.stop()
+
+
+def _outcome(future: "asyncio.Future[Any]", failure: BaseException) -> WindsorError | None:
+    """What became of a record that was sent; `failure` where nobody knows."""
+    if not future.done():
+        # Whatever comes later is looked at, or the event loop complains that nobody did.
+        future.add_done_callback(lambda late: late.cancelled() or late.exception())
+        return _send_error(failure)
+    error = future.exception()
+    return None if error is None else _send_error(error)
+
+
+def _send_error(error: BaseException) -> WindsorError:
+    words = str(error) or type(error).__name__
+    if isinstance(error, _REFUSALS):
+        return RecordRefusedError(f"Kafka refuses it: {words}")
+    return SourceError(f"Kafka did not take the records: {words}: look at the broker, try again")
+
+
+def _unreachable(error: BaseException) -> SourceError:
+    words = str(error) or "no answer in time"
+    return SourceError(f"Kafka cannot be reached: {words}: check WINDSOR_KAFKA_*")
+
+
+def _subscribes(topics: str, topic: str) -> bool:
+    """Tell whether a worker with this setting reads a topic."""
+    if topics.startswith("^"):
+        # As the consumer matches: from the beginning, the end free.
+        return re.match(topics, topic) is not None
+    return topic in _names(topics)
 
 
 def _names(topics: str) -> list[str]:

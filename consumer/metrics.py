@@ -6,7 +6,7 @@ report once a batch or a chunk, never once a call.
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
@@ -111,6 +111,18 @@ class Metrics:
         self._dead_letters = Counter(
             "windsor_dead_letters_total", "Dead letters, by reason.", ["reason"], registry=registry
         )
+        self._dead_share = Gauge(
+            "windsor_dead_letters_share",
+            "Dead records among a topic's last WINDSOR_DEAD_LETTERS_WINDOW_RECORDS, of 1.",
+            ["topic"],
+            registry=registry,
+        )
+        self._refused_topic = Gauge(
+            "windsor_topic_refused",
+            "1 once the safety valve has closed for a topic: the worker stops.",
+            ["topic"],
+            registry=registry,
+        )
         self._replaced = Counter(
             "windsor_timestamps_replaced_total",
             "Calls whose implausible timestamp was replaced by the record's.",
@@ -211,6 +223,19 @@ class Metrics:
         """See `consumer.pipeline.Observer`."""
         self._assigned.set(assigned)
         self._paused.set(assigned if paused else 0)
+
+    def dead_share_changed(self, topic: str, share: float) -> None:
+        """See `consumer.pipeline.Observer`."""
+        self._dead_share.labels(topic).set(share)
+
+    def topic_refused(self, topic: str) -> None:
+        """See `consumer.pipeline.Observer`."""
+        self._refused_topic.labels(topic).set(1)
+
+    def topics_left(self, topics: Sequence[str]) -> None:
+        """See `consumer.pipeline.Observer`."""
+        for topic in topics:
+            self._dead_share.remove(topic)
 
     # The Kafka edge's ---------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -22,8 +22,9 @@ import structlog
 
 from consumer.core.call import Call, Outcome, Record, Rejected
 from consumer.core.policy import BatchLimits, RetryPolicy, expired_before, lane_of
+from consumer.core.valve import Valve, ValvePolicy
 from consumer.core.watermark import OffsetTracker, Span
-from consumer.errors import PermanentSinkError, SourceError, TransientSinkError
+from consumer.errors import DeadTopicError, PermanentSinkError, SourceError, TransientSinkError
 from consumer.ports import Batch, Chunk, Sink, Source, TopicPartition, Written
 
 log = structlog.get_logger()
@@ -56,6 +57,15 @@ class Observer(Protocol):
     def partitions_changed(self, assigned: int, *, paused: bool) -> None:
         """Partitions came or went, or were paused."""
 
+    def dead_share_changed(self, topic: str, share: float) -> None:
+        """So much of a topic's last records is dead, of 1."""
+
+    def topic_refused(self, topic: str) -> None:
+        """The safety valve has closed for a topic; the worker drains and stops."""
+
+    def topics_left(self, topics: Sequence[str]) -> None:
+        """No partition of these topics is ours any more."""
+
 
 class PipelineOptions(NamedTuple):
     """The bounds of the pipeline; each wait has one."""
@@ -71,6 +81,7 @@ class PipelineOptions(NamedTuple):
     # Half a minute is far from the five minutes after which the group drops us.
     pause_after_seconds: float = 10.0
     retention_days: int | None = None
+    valve: ValvePolicy = ValvePolicy()
 
 
 class Share(NamedTuple):
@@ -152,6 +163,7 @@ class Pipeline:
         self._clock = clock
         self._lanes = [Lane(n, options.lane_calls_max) for n in range(options.lanes)]
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
+        self._valve = Valve(options.valve)
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._paused = False
@@ -161,6 +173,8 @@ class Pipeline:
         """Monotonic seconds of the poll loop's last turn, for the liveness probe."""
         self.sink_failing_since: float | None = None
         """Monotonic seconds since when writes fail, None while they succeed."""
+        self.refused: DeadTopicError | None = None
+        """Why the safety valve has closed, None while it is open."""
 
     # The story --------------------------------------------------------------------------
 
@@ -169,6 +183,8 @@ class Pipeline:
 
         Raises:
             SourceError: Kafka cannot be consumed any more.
+            DeadTopicError: Most of a topic is dead letters; all that was read before is
+                written and committed, and nothing else is.
         """
         try:
             await self._source.start(self)
@@ -177,7 +193,11 @@ class Pipeline:
             async with asyncio.TaskGroup() as tasks:
                 lanes = [tasks.create_task(self._write_lane(lane)) for lane in self._lanes]
                 committer = tasks.create_task(self._commit_watermarks())
-                await self._consume()
+                try:
+                    await self._consume()
+                except DeadTopicError as error:
+                    # What was dispatched before is as good as ever.
+                    self.refused = error
                 # Stop polling, drain, flush, commit; the source is closed below.
                 await self._drain(self._trackers)
                 for task in (*lanes, committer):
@@ -187,6 +207,8 @@ class Pipeline:
             raise errors.exceptions[0] from None
         finally:
             await self._source.stop()
+        if self.refused is not None:
+            raise self.refused
 
     def stop(self) -> None:
         """Ask `run` to end; returns at once."""
@@ -203,6 +225,9 @@ class Pipeline:
         """See `consumer.ports.AssignmentListener`."""
         # A new tracker for each assignment: what an older one still writes cannot move it.
         self._trackers.update((partition, OffsetTracker()) for partition in partitions)
+        # Here, not where they are revoked: a rebalance revokes all, and gives most of them back.
+        gone = self._valve.keep({partition.topic for partition in self._trackers})
+        self._observer.topics_left(gone)
         self._observer.partitions_changed(len(self._trackers), paused=self._paused)
         log.info("partitions.assigned", partitions_count=len(partitions))
 
@@ -237,6 +262,7 @@ class Pipeline:
             # Taken away while the poll was answered; its next owner reads it again.
             return
         calls, rejected = self._decode(chunk)
+        self._judge(chunk, calls, rejected)
         shares = [(n, calls[n], rejected[n]) for n in calls.keys() | rejected.keys()]
         span = tracker.start(chunk.records[0].offset, chunk.next_offset, len(shares))
         for n, lane_calls, lane_rejected in shares:
@@ -263,6 +289,40 @@ class Pipeline:
         if skipped:
             self._observer.skipped(skipped)
         return calls, rejected
+
+    def _judge(
+        self,
+        chunk: Chunk,
+        calls: Mapping[int, Sequence[Call]],
+        rejected: Mapping[int, Sequence[Rejected]],
+    ) -> None:
+        """Close the safety valve if the topic is mostly dead.
+
+        Raises:
+            DeadTopicError: The chunk must not be dispatched, nor anything after it: it is not
+                committed then, and the next worker reads it again.
+        """
+        topic = chunk.partition.topic
+        dead: list[int] = []
+        if rejected:
+            refused = {letter.record.offset for letters in rejected.values() for letter in letters}
+            refused -= {call.record.offset for lane_calls in calls.values() for call in lane_calls}
+            dead = [n for n, record in enumerate(chunk.records) if record.offset in refused]
+        open_ = self._valve.admits(topic, len(chunk.records), dead)
+        self._observer.dead_share_changed(topic, self._valve.share(topic))
+        if open_:
+            return
+        self._observer.topic_refused(topic)
+        reasons = Counter(letter.reason for letters in rejected.values() for letter in letters)
+        reason = reasons.most_common(1)[0][0]
+        log.error("topic.refused", topic=topic, reason=reason, share=self._valve.share(topic))
+        share_max, window_records = self._options.valve
+        raise DeadTopicError(
+            f"topic {topic}: more than {share_max:.0%} of its last {window_records:,} records"
+            f" are dead letters, mostly {reason}, one of them at partition {chunk.partition.partition}"
+            f" offset {chunk.records[dead[0]].offset}: look whether WINDSOR_KAFKA_TOPICS or its"
+            " producer is wrong; WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
+        )
 
     async def _wait_for_room(self, seconds: float) -> bool:
         """Wait until every lane has room; the wait is the backpressure."""
@@ -410,6 +470,8 @@ async def _within(awaitable: Awaitable[object], seconds: float, stopping: asynci
 
 def ready_reason(pipeline: Pipeline, failing_seconds_max: float = 5.0) -> str | None:
     """Why the pipeline is not ready, None if it is."""
+    if pipeline.refused is not None:
+        return str(pipeline.refused)
     since = pipeline.sink_failing_since
     if since is not None and time.monotonic() - since > failing_seconds_max:
         return "the database cannot be written to"

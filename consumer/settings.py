@@ -20,6 +20,7 @@ _OTHERS: Final = ("WINDSOR_TEST_",)
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -65,6 +66,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     call_bytes_max: Count = 512 * 1024
     depth_max: Annotated[int, msgspec.Meta(ge=1, le=500)] = 64
     id_chars_max: Annotated[int, msgspec.Meta(ge=16, le=512)] = 512
+    dead_letters_share_max: Share = 0.5
+    dead_letters_window_records: Count = 1_000
+    dead_letters_linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
     http_port: Port = 9464
     log_format: Literal["auto", "console", "json"] = "auto"

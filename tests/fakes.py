@@ -106,6 +106,7 @@ class CountingObserver:
 
     def __init__(self) -> None:
         self.counts: defaultdict[str, int] = defaultdict(int)
+        self.shares: dict[str, float] = {}
 
     def batch_written(
         self, lane: int, batch: Batch, written: Written, seconds: float, now: float
@@ -130,6 +131,16 @@ class CountingObserver:
     def partitions_changed(self, assigned: int, *, paused: bool) -> None:
         self.counts["assigned"] = assigned
         self.counts["paused"] = paused
+
+    def dead_share_changed(self, topic: str, share: float) -> None:
+        self.shares[topic] = share
+
+    def topic_refused(self, topic: str) -> None:
+        self.counts[f"refused_{topic}"] += 1
+
+    def topics_left(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            del self.shares[topic]
 
 
 def chunk(first: int, *values: bytes | None, partition: int = 0) -> Chunk:

@@ -1,5 +1,6 @@
 """What is documented is what there is: settings, metrics, commands, queries."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from consumer.cli import _parser
 from consumer.core.decode import DecodeRules
 from consumer.metrics import Metrics
 from consumer.settings import Settings
@@ -64,6 +66,24 @@ def test_every_metric_is_documented_and_explained() -> None:
 
     assert documented == found
     assert all(family.documentation.endswith(".") for family in registry.collect())
+
+
+def test_every_command_is_documented() -> None:
+    documented = (ROOT / "README.md").read_text() + (DOCS / "operate.md").read_text()
+
+    found = commands(_parser())
+    assert {"run", "consume", "dead-letters show"} <= set(found)
+    assert [name for name in found if f"windsor {name}" not in documented] == []
+
+
+def commands(parser: argparse.ArgumentParser, before: str = "") -> list[str]:
+    """All commands of a parser, those below others with their path."""
+    found = []
+    for action in parser._actions:  # noqa: SLF001 - argparse tells nobody
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - likewise
+            for name, below in action.choices.items():
+                found += commands(below, f"{before}{name} ") or [f"{before}{name}"]
+    return found
 
 
 QUERIES = re.findall(r"```sql\n(.*?)```", (DOCS / "data-model.md").read_text(), re.DOTALL)

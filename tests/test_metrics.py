@@ -342,3 +342,15 @@ def test_dead_letter_alone_is_a_batch_without_calls() -> None:
     assert shown["windsor_dead_letters_total malformed_json"] == 1
     assert shown["windsor_batch_calls_count"] == 1
     assert shown["windsor_freshness_seconds_count"] == 0
+
+
+def test_share_of_dead_records_goes_with_its_topic_and_a_refused_topic_stays() -> None:
+    metrics = fresh_metrics()
+    metrics.dead_share_changed("calls", 0.4)
+    metrics.dead_share_changed("other", 0.501)
+    metrics.topic_refused("other")
+    metrics.topics_left(["other"])
+    assert samples(metrics.registry, "windsor_dead_letters_share") == {
+        "windsor_dead_letters_share calls": 0.4
+    }
+    assert samples(metrics.registry, "windsor_topic") == {"windsor_topic_refused other": 1}

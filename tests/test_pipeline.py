@@ -1,14 +1,17 @@
 """The pipeline between in-memory ends: order, bounds, commits, failures, handover."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from consumer.errors import PermanentSinkError, SourceError, TransientSinkError
+from consumer.core.call import Outcome, Record, Rejected
+from consumer.core.valve import ValvePolicy
+from consumer.errors import DeadTopicError, PermanentSinkError, SourceError, TransientSinkError
 from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
 from consumer.ports import Batch, TopicPartition
+from tests.core.calls import call
 from tests.fakes import CountingObserver, FakeSink, FakeSource, chunk, pipeline_of
 
 P0 = TopicPartition("calls", 0)
@@ -218,6 +221,71 @@ async def test_stop_drains_what_was_polled() -> None:
 
     assert source.committed == {P0: 2}
     assert len(sink.calls) == 2
+
+
+async def test_topic_that_is_mostly_dead_stops_the_worker_and_commits_what_came_before() -> None:
+    source, sink, observer = FakeSource(), FakeSink(), CountingObserver()
+    options = PipelineOptions(valve=ValvePolicy(share_max=0.5, window_records=4))
+    pipeline = pipeline_of(source, sink, observer, options)
+    task = asyncio.create_task(pipeline.run())
+    await asyncio.sleep(0)
+    await pipeline.assigned(frozenset({P0, P1}))
+    sink.gate.clear()
+    source.chunks.extend([
+        chunk(0, b"jane", b"bad", b"bad"),
+        chunk(7, b"joe", b"bad", partition=1),
+        chunk(3, b"bad", b"jack"),
+        chunk(9, b"jim", partition=1),
+    ])  # fmt: skip
+    await until(lambda: pipeline.refused is not None)
+    assert not task.done()
+    sink.gate.set()
+
+    with pytest.raises(DeadTopicError) as caught:
+        await asyncio.wait_for(task, 5)
+    assert str(caught.value) == (
+        "topic calls: more than 50% of its last 4 records are dead letters, mostly malformed_json,"
+        " one of them at partition 1 offset 8: look whether WINDSOR_KAFKA_TOPICS or its producer is wrong;"
+        " WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
+    )
+    # The chunk that closed it is neither written nor committed, nor is anything behind it.
+    assert source.committed == {P0: 3}
+    assert {call.user_id for call in sink.calls} == {"jane"}
+    assert [letter.record.offset for letter in sink.rejected] == [1, 2]
+    assert ready_reason(pipeline) == str(caught.value)
+    assert (observer.shares, observer.counts["refused_calls"]) == ({"calls": 0.75}, 1)
+    assert source.stopped
+
+
+async def test_record_with_good_calls_beside_bad_ones_is_not_dead() -> None:
+    class Mixed:
+        def decode(self, record: Record, expired_before: int | None = None) -> Sequence[Outcome]:
+            del expired_before
+            refused = Rejected(record, 1, "missing_id", "nobody")
+            return (refused, call("track", 0, user_id="jane", record=record), refused)
+
+    source, observer = FakeSource(), CountingObserver()
+    options = PipelineOptions(valve=ValvePolicy(share_max=0.0))
+    pipeline = Pipeline(source, FakeSink(), Mixed(), observer, options)
+    async with running(pipeline, P0):
+        source.chunks.append(chunk(0, b"batch", b"batch"))
+        await until(lambda: source.committed == {P0: 2})
+
+    assert observer.shares == {"calls": 0.0}
+
+
+async def test_topic_keeps_its_share_through_a_rebalance_and_loses_it_when_it_leaves() -> None:
+    source, observer = FakeSource(), CountingObserver()
+    pipeline = pipeline_of(source, FakeSink(), observer)
+    async with running(pipeline, P0, P1):
+        source.chunks.append(chunk(0, b"bad"))
+        await until(lambda: source.committed == {P0: 1})
+        await pipeline.revoked(frozenset({P0, P1}))
+        await pipeline.assigned(frozenset({P1}))
+        assert observer.shares == {"calls": 0.001}
+        await pipeline.revoked(frozenset({P1}))
+        await pipeline.assigned(frozenset())
+        assert observer.shares == {}
 
 
 async def test_source_that_fails_ends_the_run_with_its_error() -> None:

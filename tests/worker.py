@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from consumer.core.decode import Decoder
+from consumer.core.decode import Decoder, DecodeRules
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline, PipelineOptions
@@ -37,6 +37,7 @@ async def working(
     *,
     earliest: bool = False,
     lanes: int = 2,
+    rules: DecodeRules | None = None,
 ) -> AsyncIterator[Worker]:
     """Run a worker of a group; drained and gone afterwards."""
     metrics = Metrics(CollectorRegistry())
@@ -45,7 +46,7 @@ async def working(
     )
     async with open_sink(PostgresOptions(dsn)) as sink:
         source = KafkaSource(options, metrics)
-        pipeline = Pipeline(source, sink, Decoder(), metrics, PipelineOptions(lanes=lanes))
+        pipeline = Pipeline(source, sink, Decoder(rules), metrics, PipelineOptions(lanes=lanes))
         task = asyncio.create_task(pipeline.run())
         try:
             yield Worker(pipeline, source, metrics)
