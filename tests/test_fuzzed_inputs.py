@@ -19,6 +19,7 @@ from consumer.core.call import Call, Rejected
 from consumer.core.decode import Decoder
 from consumer.ports import Batch
 from consumer.postgres import PostgresOptions, open_sink
+from consumer.verify import verify_database
 from tests.core.calls import HandRecord
 from tests.core.mutations import GOOD_CALLS, mutated_values
 from tests.core.outcomes import assert_outcomes
@@ -51,6 +52,7 @@ async def check(dsn: str, values: Sequence[bytes]) -> None:
     letters = await connection.fetch(LETTERS)
     await connection.close()
 
+    assert (await verify_database(dsn)).differences == 0
     assert await stored_views(dsn, exactly) == model_of(calls, exactly)
     assert [tuple(letter) for letter in letters] == [
         (o.record.offset, o.position, o.reason, o.detail, o.record.value) for o in rejected

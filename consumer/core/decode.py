@@ -332,7 +332,7 @@ class Decoder:
         if call_type == "alias":
             return _Said(traits, previous_id=self._previous_id(wire, user_id, anonymous_id))
         traits, values = _identify_traits(traits, context)
-        audience = _audience(context, values, self._rules.id_chars_max)
+        audience = _audience(context, values)
         return _Said(
             traits,
             trait_values=values,
@@ -603,9 +603,7 @@ def _identify_traits(
     return traits, values
 
 
-def _audience(
-    context: bytes | None, traits: Mapping[str, bytes], name_chars_max: int
-) -> AudienceSync | None:
+def _audience(context: bytes | None, traits: Mapping[str, bytes]) -> AudienceSync | None:
     """The audience or computed trait that an identify of Engage carries."""
     if not traits:
         return None
@@ -620,6 +618,6 @@ def _audience(
             return None
         name = others[0]
     # A longer one is a trait like any other: an index could not hold it.
-    if len(name) > name_chars_max:
+    if len(name) > ID_CHARS_MAX:
         return None
     return AudienceSync(name, computation_class if isinstance(computation_class, str) else None)

@@ -362,7 +362,8 @@ FROM (
         AND jsonb_typeof(p.personas) = 'object'
         AND jsonb_typeof(c.traits) = 'object'
 ) AS a
-WHERE a.name IS NOT NULL
+-- The longest that an index takes; a longer one is a trait like any other.
+WHERE length(a.name) <= 512
 ORDER BY a.name, a.occurred_at DESC, a.message_id COLLATE "C" DESC
 
 -- What differs ----------------------------------------------------------------------------

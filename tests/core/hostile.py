@@ -562,11 +562,12 @@ def _indexed() -> Iterator[Hostile]:
         said(b"alias", previousId=text(incompressible(512, 4)), messageId=text(message_id)),
         ({**KEPT, "message_id": message_id},),
     )
-    value = said(
-        traits=b"{%s:true}" % text(key), context=b'{"personas":{"computation_class":"audience"}}'
-    )
-    audience = AudienceSync(key, "audience")
-    yield Hostile("longest name of an audience", value, ({**KEPT, "audience": audience},))
+    for name, audience in ((key, AudienceSync(key, "audience")), (key + "k", None)):
+        value = said(
+            traits=b"{%s:true}" % text(name),
+            context=b'{"personas":{"computation_class":"audience"}}',
+        )
+        yield Hostile(f"audience of {len(name)}", value, ({**KEPT, "audience": audience},))
     for local, claims in ((email, (Identity("email", f"{email}@b"),)), (email + "e", ())):
         value = said(traits=b'{"email":%s}' % text(f"{local}@b"))
         yield Hostile(f"email of {len(local) + 2}", value, ({**KEPT, "claims": claims},))
