@@ -6,7 +6,8 @@ Four rules carry it:
   partitions and lost what it drained, so after any failure we seek back to our positions.
 - Offsets are committed explicitly, only for partitions that are assigned, and never by the
   client on its own.
-- `getmany` is never cancelled: a cancelled one can disable the client's poll watchdog.
+- `getmany` is never cancelled but by a pipeline that is leaving: a cancelled one can disable
+  the client's poll watchdog.
 - Each await on the broker has a deadline; a frozen broker must not keep us from leaving.
 
 Source: aiokafka 0.14; KafkaConsumer javadoc, "Offsets and Consumer Position".
@@ -60,6 +61,8 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     partition_fetch_bytes_max: int = 1024 * 1024
     fetch_bytes_max: int = 16 * 1024 * 1024
     request_timeout_seconds: float = 10.0
+    # A goodbye is a courtesy: without one the group waits for the end of our session.
+    leave_timeout_seconds: float = 2.0
 
 
 class SourceObserver(Protocol):
@@ -200,7 +203,7 @@ class KafkaSource:
     async def stop(self) -> None:
         """See `consumer.ports.Source.stop`."""
         try:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
+            async with asyncio.timeout(self._options.leave_timeout_seconds):
                 await self._consumer.stop()
         except (kafka_errors.KafkaError, TimeoutError) as error:
             log.warning("kafka.left_without_goodbye", error=str(error) or type(error).__name__)

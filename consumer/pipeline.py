@@ -66,6 +66,7 @@ class PipelineOptions(NamedTuple):
     poll_records_max: int = 2_000
     retry: RetryPolicy = RetryPolicy()
     drain_timeout_seconds: float = 20.0
+    last_commit_timeout_seconds: float = 2.0
     # A commit costs a round trip to the coordinator; ten a second bound redelivery well.
     commit_interval_seconds: float = 0.1
     # Half a minute is far from the five minutes after which the group drops us.
@@ -177,12 +178,15 @@ class Pipeline:
             async with asyncio.TaskGroup() as tasks:
                 lanes = [tasks.create_task(self._write_lane(lane)) for lane in self._lanes]
                 committer = tasks.create_task(self._commit_watermarks())
-                await self._consume()
+                await self._consume_until_stopped()
                 # Stop polling, drain, flush, commit; the source is closed below.
                 await self._drain(self._trackers)
                 for task in (*lanes, committer):
                     task.cancel()
-            await self._commit(self._trackers)
+            with contextlib.suppress(TimeoutError):
+                # A frozen broker would keep us; what is not committed is only delivered again.
+                async with asyncio.timeout(self._options.last_commit_timeout_seconds):
+                    await self._commit(self._trackers)
         except* SourceError as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -219,6 +223,23 @@ class Pipeline:
         log.info("partitions.revoked", partitions_count=len(partitions), drained=drained)
 
     # Polling and decoding ---------------------------------------------------------------
+
+    async def _consume_until_stopped(self) -> None:
+        """Consume; a stop is obeyed at once, also by a poll that waits for a rebalance."""
+        consuming = asyncio.create_task(self._consume())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((consuming, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # A poll may wait for a rebalance, or a frozen broker, for as long as it likes.
+            # Cancelled, it may leave the client's watchdog broken and lose what it fetched:
+            # that is acceptable here alone, since we are leaving. Our own positions are not
+            # moved by it, so nothing of it is committed.
+            for task in (consuming, stopping):
+                task.cancel()
+        await asyncio.wait((consuming,))
+        if not consuming.cancelled():
+            consuming.result()
 
     async def _consume(self) -> None:
         while not self._stopping.is_set():
