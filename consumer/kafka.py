@@ -16,6 +16,7 @@ Source: aiokafka 0.14; KafkaConsumer javadoc, "Offsets and Consumer Position".
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import aiokafka
@@ -24,6 +25,7 @@ import structlog
 from aiokafka import errors as kafka_errors
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from consumer.errors import SourceError
 from consumer.ports import AssignmentListener, Chunk, TopicPartition
@@ -63,6 +65,7 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_seconds: float = 10.0
     # A goodbye is a courtesy: without one the group waits for the end of our session.
     leave_timeout_seconds: float = 2.0
+    goodbye_timeout_seconds: float = 1.0
 
 
 class SourceObserver(Protocol):
@@ -206,7 +209,22 @@ class KafkaSource:
             async with asyncio.timeout(self._options.leave_timeout_seconds):
                 await self._consumer.stop()
         except (kafka_errors.KafkaError, TimeoutError) as error:
-            log.warning("kafka.left_without_goodbye", error=str(error) or type(error).__name__)
+            log.warning("kafka.left_in_haste", error=str(error) or type(error).__name__)
+            await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        """Leave a group that is in a rebalance, so that the others need not wait for our session.
+
+        The client asks for this on the connection on which it waits to be let in, and a broker
+        answers one request of a connection after the other: so it goes by another one.
+        """
+        client, coordinator = self._consumer._client, self._consumer._coordinator  # noqa: SLF001 - it has no other way
+        if coordinator is None or coordinator.coordinator_id is None or not coordinator.member_id:
+            return
+        goodbye = LeaveGroupRequest(self._options.group_id, coordinator.member_id)
+        with suppress(kafka_errors.KafkaError, TimeoutError):
+            async with asyncio.timeout(self._options.goodbye_timeout_seconds):
+                await client.send(coordinator.coordinator_id, goodbye)
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """The broker's own end of each assigned partition, for the lag.

@@ -1,6 +1,7 @@
 """A worker is told to stop while its broker answers nothing: it leaves, and nothing is lost."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,17 +13,29 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from demo.servers import embedded_kafka
 from tests.scenarios.test_sigterm_drains_under_load import (
-    CALLS,
     PARTITIONS,
     committed_offsets,
     consume_process,
     exit_code_after_sigterm,
     stored_calls,
-    track,
 )
-from tests.worker import produce, until_consumed
+from tests.worker import PRODUCED_MS, produce, until_consumed
 
 TOPIC = "calls"
+CALLS = 6_000
+
+
+def track(number: int) -> bytes:
+    """A call of some size: a partition's do not fit into what the client fetches ahead."""
+    call = {
+        "type": "track",
+        "userId": f"u{number % 500}",
+        "event": "Feature Used",
+        "messageId": f"m{number}",
+        "timestamp": PRODUCED_MS - number,
+        "properties": {"number": number, "padding": "x" * 4_000},
+    }
+    return json.dumps(call).encode()
 
 
 @contextmanager
