@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+import asyncpg
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
@@ -20,12 +21,17 @@ from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
 from consumer.postgres import PostgresOptions, PostgresSink, open_sink
+from consumer.retention import UpkeepOptions, keep_up
 from consumer.schema import check_schema
 from consumer.settings import Settings, require
 
 log = structlog.get_logger()
 
 _LAG_INTERVAL_SECONDS = 5.0
+# The first turn comes soon: a week ahead may be missing, or a pruning half done.
+_UPKEEP_FIRST_SECONDS = 5.0
+_UPKEEP_INTERVAL_SECONDS = 3600.0
+_UPKEEP_RETRY_SECONDS = 300.0
 # Three turns of the lag loop: a loop that stands still for longer is stuck.
 _PROGRESS_SECONDS_MAX = 60.0
 
@@ -69,6 +75,16 @@ def pipeline_options(settings: Settings) -> PipelineOptions:
         retry=RetryPolicy(settings.retry_initial_seconds, 2.0, settings.retry_seconds_max),
         drain_timeout_seconds=settings.drain_timeout_seconds,
         retention_days=settings.retention_days,
+    )
+
+
+def upkeep_options(settings: Settings) -> UpkeepOptions:
+    """The part of the settings that the upkeep of the weeks needs."""
+    return UpkeepOptions(
+        dsn=settings.database_url or "",
+        retention_days=settings.retention_days,
+        connect_timeout_seconds=settings.database_connect_timeout_seconds,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
     )
 
 
@@ -144,6 +160,7 @@ class _Worker:
             self._sink, self._pipeline = sink, pipeline
             consuming = asyncio.create_task(pipeline.run())
             measuring = asyncio.create_task(self._measure(source, pipeline, sink))
+            keeping_up = asyncio.create_task(self._keep_up())
             stopping = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait((consuming, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -154,7 +171,7 @@ class _Worker:
                 with suppress(asyncio.CancelledError):
                     await consuming
             finally:
-                for task in (measuring, stopping):
+                for task in (measuring, keeping_up, stopping):
                     task.cancel()
 
     async def healthy(self) -> str | None:
@@ -205,6 +222,21 @@ class _Worker:
             if pipeline.started:
                 ends = await source.end_offsets()
                 self._metrics.set_lag(ends, source.committed_offsets, time.time())
+
+    async def _keep_up(self) -> None:
+        """Make weeks ahead and prune old ones, now and then; consuming never waits for it."""
+        options = upkeep_options(self._settings)
+        wait = _UPKEEP_FIRST_SECONDS
+        while True:
+            await asyncio.sleep(wait)
+            wait = _UPKEEP_INTERVAL_SECONDS
+            try:
+                await keep_up(options, int(time.time() * 1e6), self._metrics)
+            except (TransientSinkError, asyncpg.PostgresError) as error:
+                # Also a right that is missing: no reason to stop taking calls.
+                wait = _UPKEEP_RETRY_SECONDS
+                self._metrics.write_retried("upkeep")
+                log.warning("upkeep.failed", error=str(error), wait_seconds=wait)
 
 
 def _collect_rarely() -> None:
