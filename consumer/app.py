@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import importlib.util
+import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import asyncpg
 import structlog
@@ -19,7 +21,7 @@ from consumer.errors import TransientSinkError
 from consumer.health import health_app, serving
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.metrics import Metrics
-from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
+from consumer.pipeline import Observer, Pipeline, PipelineOptions, ready_reason
 from consumer.postgres import PostgresOptions, PostgresSink, open_sink
 from consumer.retention import UpkeepOptions, keep_up
 from consumer.schema import check_schema
@@ -125,9 +127,13 @@ async def consume(
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     metrics = Metrics(registry)
-    worker = _Worker(settings, metrics)
-    app = health_app(registry, worker.healthy, worker.ready)
-    async with serving(app, settings.http_host, settings.http_port) as port:
+    async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(_tracing(metrics, settings.kafka_group_id))
+        worker = _Worker(settings, metrics, tracing)
+        app = health_app(registry, worker.healthy, worker.ready)
+        port = await stack.enter_async_context(
+            serving(app, settings.http_host, settings.http_port)
+        )
         log.info("worker.started", http_port=port, topics=settings.kafka_topics)
         if started is not None:
             started(port)
@@ -138,9 +144,10 @@ async def consume(
 class _Worker:
     """One worker's life: wait for the database, consume, drain."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, observer: Observer) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._observer = observer
         self._pipeline: Pipeline | None = None
         self._sink: PostgresSink | None = None
 
@@ -154,7 +161,7 @@ class _Worker:
                 source,
                 sink,
                 Decoder(decode_rules(self._settings)),
-                self._metrics,
+                self._observer,
                 pipeline_options(self._settings),
             )
             self._sink, self._pipeline = sink, pipeline
@@ -237,6 +244,33 @@ class _Worker:
                 wait = _UPKEEP_RETRY_SECONDS
                 self._metrics.write_retried("upkeep")
                 log.warning("upkeep.failed", error=str(error), wait_seconds=wait)
+
+
+@asynccontextmanager
+async def _tracing(metrics: Metrics, group_id: str) -> AsyncIterator[Observer]:
+    """What the pipeline tells the metrics; also as spans, where they are asked for."""
+    if not _wants_spans(os.environ):
+        yield metrics
+    elif importlib.util.find_spec("opentelemetry.sdk") is None:
+        log.info("tracing.not_installed", install="windsor[otel]")
+        yield metrics
+    else:
+        # An extra: only where it is wanted.
+        from consumer.tracing import Tracing, exporting  # noqa: PLC0415
+
+        async with exporting() as tracer:
+            log.info("tracing.started")
+            yield Tracing(metrics, tracer, group_id)
+
+
+def _wants_spans(environ: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables ask for spans."""
+    endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return (
+        any(environ.get(name) for name in endpoint)
+        and environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+        and environ.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
+    )
 
 
 def _collect_rarely() -> None:

@@ -24,7 +24,7 @@ from consumer.core.call import Call, Outcome, Record, Rejected
 from consumer.core.policy import BatchLimits, RetryPolicy, expired_before, lane_of
 from consumer.core.watermark import OffsetTracker, Span
 from consumer.errors import PermanentSinkError, SourceError, TransientSinkError
-from consumer.ports import Batch, Chunk, Sink, Source, TopicPartition, Written
+from consumer.ports import Batch, Chunk, Read, Sink, Source, TopicPartition, Written
 
 log = structlog.get_logger()
 
@@ -79,7 +79,7 @@ class Share(NamedTuple):
 
     tracker: OffsetTracker
     span: Span
-    partition: TopicPartition
+    read: Read
     calls: list[Call]
     rejected: list[Rejected]
 
@@ -257,12 +257,13 @@ class Pipeline:
         if tracker is None:
             # Taken away while the poll was answered; its next owner reads it again.
             return
+        read = Read(chunk.partition, chunk.records[0].offset, self._clock())
         calls, rejected = self._decode(chunk)
         shares = [(n, calls[n], rejected[n]) for n in calls.keys() | rejected.keys()]
-        span = tracker.start(chunk.records[0].offset, chunk.next_offset, len(shares))
+        span = tracker.start(read.first_offset, chunk.next_offset, len(shares))
         for n, lane_calls, lane_rejected in shares:
             lane = self._lanes[n]
-            lane.put(Share(tracker, span, chunk.partition, lane_calls, lane_rejected))
+            lane.put(Share(tracker, span, read, lane_calls, lane_rejected))
             self._observer.lane_filled(n, lane.calls_waiting)
         if not shares:
             self._moved.set()
@@ -323,6 +324,7 @@ class Pipeline:
             batch = Batch(
                 [call for share in shares for call in share.calls],
                 [letter for share in shares for letter in share.rejected],
+                [share.read for share in shares],
             )
             await self._write_until_done(lane.number, batch, shares)
             for share in shares:
@@ -364,16 +366,16 @@ class Pipeline:
 
     async def _bisect(self, lane: int, batch: Batch, error: PermanentSinkError) -> None:
         """Halve a refused batch until the offending call alone is a dead letter."""
-        calls, rejected = batch
+        calls, rejected, reads = batch
         if len(calls) > 1:
             half = len(calls) // 2
-            await self._write_until_done(lane, Batch(calls[:half], []))
-            await self._write_until_done(lane, Batch(calls[half:], rejected))
+            await self._write_until_done(lane, Batch(calls[:half], [], reads))
+            await self._write_until_done(lane, Batch(calls[half:], rejected, reads))
         elif calls:
             (call,) = calls
             refused = Rejected(call.record, call.position, "rejected_by_database", str(error))
             log.warning("call.refused", lane=lane, topic=call.record.topic, error=str(error))
-            await self._write_until_done(lane, Batch([], [*rejected, refused]))
+            await self._write_until_done(lane, Batch([], [*rejected, refused], reads))
         else:
             # Dead letters hold raw bytes and checked text: a refusal is our own mistake.
             raise error

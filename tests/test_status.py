@@ -47,6 +47,7 @@ async def test_lag_is_told_by_partition_and_in_all(
         "kafka_bootstrap_servers": kafka_server, "kafka_topics": name, "database_url": database,
     }  # fmt: skip
 
+    capsys.readouterr()
     assert await command(monkeypatch, "--json", **servers) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["lag"] == {
