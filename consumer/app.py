@@ -131,9 +131,7 @@ async def consume(
         tracing = await stack.enter_async_context(_tracing(metrics, settings.kafka_group_id))
         worker = _Worker(settings, metrics, tracing)
         app = health_app(registry, worker.healthy, worker.ready)
-        port = await stack.enter_async_context(
-            serving(app, settings.http_host, settings.http_port)
-        )
+        port = await stack.enter_async_context(serving(app, settings.http_host, settings.http_port))
         log.info("worker.started", http_port=port, topics=settings.kafka_topics)
         if started is not None:
             started(port)
@@ -270,6 +268,7 @@ def _wants_spans(environ: Mapping[str, str]) -> bool:
         any(environ.get(name) for name in endpoint)
         and environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
         and environ.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
+        and environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") == "http/protobuf"
     )
 
 

@@ -91,7 +91,7 @@ def _verify(settings: Settings, options: argparse.Namespace) -> int:
 def _status(settings: Settings, options: argparse.Namespace) -> int:
     require(settings, "database_url")
     kafka = app.kafka_options(settings) if settings.kafka_bootstrap_servers else None
-    found = _complete(status(settings.database_url, kafka))
+    found = _complete(status(str(settings.database_url), kafka))
     print(found.json() if options.json else found.text())
     for line in found.problems:
         print(f"windsor: {line}", file=sys.stderr)

@@ -86,7 +86,7 @@ async def keep_up(options: UpkeepOptions, now_us: int, observer: UpkeepObserver)
             return False
         for week in range(_WEEKS_AHEAD + 1):
             await connection.execute(_UPKEEP["ensure_week_ahead"], now_us, week)
-        upkeep = _Pruning(connection, options)
+        upkeep = Pruning(connection, options)
         await upkeep.abandon()
         cutoff = expired_before(now_us - _GRACE_US, options.retention_days)
         if cutoff is not None:
@@ -103,7 +103,7 @@ async def keep_up(options: UpkeepOptions, now_us: int, observer: UpkeepObserver)
     return True
 
 
-class _Pruning:
+class Pruning:
     """The steps of pruning, on one connection."""
 
     def __init__(self, connection: Connection, options: UpkeepOptions) -> None:
@@ -112,7 +112,7 @@ class _Pruning:
 
     async def abandon(self) -> None:
         """Take away what an earlier turn did not end."""
-        if abandoned := await self._patiently("abandon_prunings"):
+        if abandoned := await self.step("abandon_prunings"):
             log.info("pruning.abandoned", weeks_count=abandoned)
 
     async def prune(self, leaf: str, until: int) -> int:
@@ -121,20 +121,25 @@ class _Pruning:
         Raises:
             TransientSinkError: History was rewritten meanwhile.
         """
-        begun = await self._patiently("begin_pruning", leaf, until)
+        begun = await self.step("begin_pruning", leaf, until)
         calls = 0
         for block in range(0, begun["blocks"], self._options.blocks_max):
             to = min(block + self._options.blocks_max, begun["blocks"])
             calls += await self._connection.fetchval(_UPKEEP["copy_kept"], leaf, until, block, to)
-        await self._wait_for_older_snapshots()
+        await self.wait_for_older_snapshots()
         wait = timedelta(seconds=self._options.parent_wait_seconds)
-        row = await self._patiently("end_pruning", leaf, until, begun["epoch"], wait)
+        row = await self.step("end_pruning", leaf, until, begun["epoch"], wait)
         if not row:
             await self.abandon()
             raise TransientSinkError("history was rewritten while a week was pruned")
         return calls
 
-    async def _wait_for_older_snapshots(self) -> None:
+    async def wait_for_older_snapshots(self) -> None:
+        """Wait for those to whom what was copied is not there yet.
+
+        Raises:
+            TransientSinkError: Somebody keeps a transaction open for too long.
+        """
         mark = await self._connection.fetchval(_UPKEEP["mark"])
         for attempt in range(1, self._options.attempts_max + 1):
             if not await self._connection.fetchval(_UPKEEP["has_older_snapshots"], mark):
@@ -142,12 +147,12 @@ class _Pruning:
             await asyncio.sleep(self._wait_seconds(attempt))
         raise TransientSinkError("a transaction reads for so long that no week can be pruned")
 
-    async def _patiently(self, step: str, *arguments: object) -> Any:  # noqa: ANN401 - the step's own
+    async def step(self, name: str, *arguments: object) -> Any:  # noqa: ANN401 - the step's own
         """Run a step, which waits for a lock but briefly; again and again."""
         attempt = 0
         while True:
             try:
-                row = await self._connection.fetchrow(_UPKEEP[step], *arguments)
+                row = await self._connection.fetchrow(_UPKEEP[name], *arguments)
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 attempt += 1
                 if attempt >= self._options.attempts_max:

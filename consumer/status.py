@@ -129,7 +129,7 @@ async def _ask_database(dsn: str) -> Stored:
     try:
         connection = await asyncpg.connect(dsn, timeout=10, command_timeout=60)
         try:
-            row = await connection.fetchrow(_STATUS["projections"])
+            (row,) = await connection.fetch(_STATUS["projections"])
             newest = await connection.fetchval(_STATUS["newest_event"])
             if newest is None:
                 newest = await connection.fetchval(_STATUS["newest_call"])
@@ -139,7 +139,7 @@ async def _ask_database(dsn: str) -> Stored:
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise translated(error) from error
     age = None if newest is None else max(0.0, (now - newest).total_seconds())
-    return Stored(*row, newest, age)
+    return Stored(**row, newest_call_received_at=newest, freshness_seconds=age)
 
 
 async def _lag(kafka: KafkaOptions | None) -> Sequence[Lag] | str | None:

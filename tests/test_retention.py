@@ -10,10 +10,8 @@ import asyncpg
 import pytest
 import structlog
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from consumer import retention
 from consumer.core.call import Call
 from consumer.core.decode import Decoder
 from consumer.core.policy import RetryPolicy, expired_before
@@ -21,7 +19,8 @@ from consumer.errors import TransientSinkError
 from consumer.metrics import Metrics
 from consumer.ports import Batch
 from consumer.postgres import PostgresOptions, open_sink
-from consumer.retention import UpkeepOptions, keep_up
+from consumer.retention import Pruning, UpkeepOptions, keep_up
+from consumer.sql import load_queries
 from consumer.verify import verify_database
 from tests.model import Views, model_of
 from tests.views import stored_views
@@ -254,7 +253,7 @@ async def test_writers_of_the_very_week_lose_nothing(
     late = [call for call in late if call.type in ("identify", "group", "alias")]
     await write(database, calls)
     # Some time between the steps, so that writers come between all of them.
-    step = retention._Pruning._patiently
+    step = Pruning.step
     stepped: list[tuple[str, int]] = []
     written: list[Call] = []
 
@@ -265,7 +264,7 @@ async def test_writers_of_the_very_week_lose_nothing(
         await asyncio.sleep(0.2)
         return found
 
-    monkeypatch.setattr(retention._Pruning, "_patiently", slowly)
+    monkeypatch.setattr(Pruning, "step", slowly)
     stop = asyncio.Event()
 
     async def writing(share: list[Call]) -> None:
@@ -333,13 +332,13 @@ async def test_transaction_that_began_before_the_copies_still_sees_every_call(
     await write(database, calls)
     kept = sum(call.type in ("identify", "group", "alias") for call in calls)
     begun = asyncio.Event()
-    end = retention._Pruning._wait_for_older_snapshots
+    end = Pruning.wait_for_older_snapshots
 
     async def noted(self: Any) -> None:  # noqa: ANN401 - private
         begun.set()
         await end(self)
 
-    monkeypatch.setattr(retention._Pruning, "_wait_for_older_snapshots", noted)
+    monkeypatch.setattr(Pruning, "wait_for_older_snapshots", noted)
     async with connected(database) as reader:
         reading = reader.transaction(isolation="repeatable_read")
         await reading.start()
@@ -349,7 +348,9 @@ async def test_transaction_that_began_before_the_copies_still_sees_every_call(
         await begun.wait()
         await asyncio.sleep(0.5)
         assert not pruning.done()
-        question = "SELECT count(*) FROM windsor_private.calls WHERE NOT windsor_private.expires(type)"
+        question = (
+            "SELECT count(*) FROM windsor_private.calls WHERE NOT windsor_private.expires(type)"
+        )
         assert await reader.fetchval(question) == kept
         await reading.rollback()
     assert await pruning is not None
@@ -409,7 +410,7 @@ async def test_crash_after_a_step_costs_nothing(
     calls = decoded(story(400))
     await write(database, calls)
     await prune(database, NOW_US - 1)
-    statement = retention._UPKEEP[after]
+    statement = load_queries("retention.sql")[after]
     # Once the statement is through the connection is cut, as if the machine had lost its power.
     connect = asyncpg.connect
 
@@ -423,10 +424,10 @@ async def test_crash_after_a_step_costs_nothing(
         connection.add_query_logger(crash)
         return connection
 
-    monkeypatch.setattr(retention.asyncpg, "connect", connect_to_crash)
+    monkeypatch.setattr(asyncpg, "connect", connect_to_crash)
     with pytest.raises(TransientSinkError):
         await prune(database)
-    monkeypatch.setattr(retention.asyncpg, "connect", connect)
+    monkeypatch.setattr(asyncpg, "connect", connect)
     assert await value(database, _LEFT_BEHIND) == 1
 
     # A worker writes to what was left behind.
@@ -446,17 +447,18 @@ async def test_calls_erased_meanwhile_do_not_come_back(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write(database, decoded(story(200)))
-    end = retention._Pruning._wait_for_older_snapshots
+    end = Pruning.wait_for_older_snapshots
 
     async def erase(self: Any) -> None:  # noqa: ANN401 - private
         await execute(
             database,
-            "DELETE FROM windsor_private.calls; UPDATE windsor_private.history SET epoch = epoch + 1",
+            "DELETE FROM windsor_private.calls;"
+            "UPDATE windsor_private.history SET epoch = epoch + 1",
         )
         await end(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(retention._Pruning, "_wait_for_older_snapshots", erase)
+        patched.setattr(Pruning, "wait_for_older_snapshots", erase)
         with pytest.raises(TransientSinkError, match="history was rewritten"):
             await prune(database)
 
