@@ -1,14 +1,14 @@
 """The pipeline between in-memory ends: order, bounds, commits, failures, handover."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from consumer.errors import PermanentSinkError, SourceError, TransientSinkError
 from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
-from consumer.ports import Batch, TopicPartition
+from consumer.ports import Batch, Chunk, TopicPartition
 from tests.fakes import CountingObserver, FakeSink, FakeSource, chunk, pipeline_of
 
 P0 = TopicPartition("calls", 0)
@@ -218,6 +218,46 @@ async def test_stop_drains_what_was_polled() -> None:
 
     assert source.committed == {P0: 2}
     assert len(sink.calls) == 2
+
+
+async def test_stop_does_not_wait_for_a_poll_that_is_stuck() -> None:
+    sink, stuck = FakeSink(), asyncio.Event()
+
+    class Stuck(FakeSource):
+        async def poll(self, records_max: int) -> Sequence[Chunk]:
+            if not self.chunks:
+                stuck.set()
+                await asyncio.Event().wait()
+            return await super().poll(records_max)
+
+    source = Stuck()
+    pipeline = pipeline_of(source, sink)
+    async with running(pipeline, P0):
+        sink.gate.clear()
+        source.chunks.append(chunk(0, b"jane", b"joe"))
+        await stuck.wait()
+        pipeline.stop()
+        asyncio.get_running_loop().call_later(0.02, sink.gate.set)
+
+    assert source.committed == {P0: 2}
+    assert source.stopped
+
+
+async def test_stop_does_not_wait_long_for_the_last_commit() -> None:
+    class Frozen(FakeSource):
+        async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+            self.commits.append(dict(offsets))
+            await asyncio.Event().wait()
+            return True
+
+    source = Frozen()
+    options = PipelineOptions(last_commit_timeout_seconds=0.05)
+    async with running(pipeline_of(source, FakeSink(), options=options), P0):
+        source.chunks.append(chunk(0, b"jane"))
+        await until(lambda: bool(source.commits))
+
+    assert source.commits == [{P0: 1}, {P0: 1}]
+    assert source.stopped
 
 
 async def test_source_that_fails_ends_the_run_with_its_error() -> None:

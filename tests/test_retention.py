@@ -2,16 +2,20 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 import structlog
 from hypothesis import given, settings
 from prometheus_client import CollectorRegistry
 
+from consumer import app
 from consumer.core.call import Call
 from consumer.core.decode import Decoder
 from consumer.core.policy import RetryPolicy, expired_before
@@ -20,9 +24,13 @@ from consumer.metrics import Metrics
 from consumer.ports import Batch
 from consumer.postgres import PostgresOptions, open_sink
 from consumer.retention import Pruning, UpkeepOptions, keep_up
+from consumer.settings import Settings
 from consumer.sql import load_queries
 from consumer.verify import verify_database
+from tests.core.calls import START_US
+from tests.core.calls import call as hand_made
 from tests.model import Views, model_of
+from tests.test_health import consuming
 from tests.views import stored_views
 from tests.worlds import WORLDS, records_of
 
@@ -489,3 +497,48 @@ async def test_pruned_week_is_counted_and_logged(database: str) -> None:
     ]  # fmt: skip
     assert metrics.registry.get_sample_value("windsor_weeks_pruned_total") == 1
     assert metrics.registry.get_sample_value("windsor_calls_pruned_total") == events
+
+
+async def until_shown(client: httpx.AsyncClient, line: str) -> None:
+    """Wait for a line of the metrics."""
+    async with asyncio.timeout(30):
+        while line not in (await client.get("/metrics")).text.splitlines():  # noqa: ASYNC110 - metrics tell nobody
+            await asyncio.sleep(0.1)
+
+
+async def test_worker_prunes_by_itself_and_goes_on_when_it_cannot(
+    kafka_server: str,
+    database: str,
+    topic: Callable[[int], Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "_UPKEEP_FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(app, "_UPKEEP_RETRY_SECONDS", 0.1)
+    name = await topic(1)
+    # By the clock of this machine: the worker has no other.
+    seconds = int(time.time() - 60 * 86_400 - START_US / 1e6)
+    await write(database, [hand_made("track", seconds, user_id="u1")])
+    # The table is not to be had: a question that the worker may not ask.
+    await execute(database, "ALTER TABLE windsor_private.calls_bounds RENAME TO mislaid")
+    worker = Settings(
+        kafka_bootstrap_servers=kafka_server,
+        kafka_topics=name,
+        database_url=database,
+        http_host="127.0.0.1",
+        http_port=0,
+        retention_days=30,
+    )
+    async with consuming(worker) as client:
+        # Twice at least.
+        async with asyncio.timeout(30):
+            while True:
+                text = (await client.get("/metrics")).text
+                found = re.search(r'_retries_total{reason="upkeep",side="postgres"} (\d)', text)
+                if found is not None and int(found[1]) > 1:
+                    break
+                await asyncio.sleep(0.1)
+        await execute(database, "ALTER TABLE windsor_private.mislaid RENAME TO calls_bounds")
+        await until_shown(client, "windsor_calls_pruned_total 1.0")
+
+    assert (await stored_views(database))["feed"] == []
+    assert len((await stored_views(database))["users"]) == 1

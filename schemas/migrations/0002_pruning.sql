@@ -150,6 +150,7 @@ RETURN EXISTS (
     SELECT FROM pg_stat_activity AS a
     WHERE
         a.datname = current_database()
+        AND a.backend_type = 'client backend'
         AND a.pid <> pg_backend_pid()
         AND age(a.backend_xmin) >= age(mark)
 );
