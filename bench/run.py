@@ -23,7 +23,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bench.calls import calls
-from consumer.postgres import prepare_connection
+from consumer.connection import prepare_connection
 from consumer.schema import migrate
 from demo.servers import embedded_kafka, embedded_postgres
 

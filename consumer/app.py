@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import importlib.util
+import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import asyncpg
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
@@ -19,14 +22,19 @@ from consumer.errors import DeadTopicError, TransientSinkError
 from consumer.health import health_app, serving
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.metrics import Metrics
-from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
+from consumer.pipeline import Observer, Pipeline, PipelineOptions, ready_reason
 from consumer.postgres import PostgresOptions, PostgresSink, open_sink
+from consumer.retention import UpkeepOptions, keep_up
 from consumer.schema import check_schema
 from consumer.settings import Settings, require
 
 log = structlog.get_logger()
 
 _LAG_INTERVAL_SECONDS = 5.0
+# The first turn comes soon: a week ahead may be missing, or a pruning half done.
+_UPKEEP_FIRST_SECONDS = 5.0
+_UPKEEP_INTERVAL_SECONDS = 3600.0
+_UPKEEP_RETRY_SECONDS = 300.0
 # Three turns of the lag loop: a loop that stands still for longer is stuck.
 _PROGRESS_SECONDS_MAX = 60.0
 
@@ -74,6 +82,16 @@ def pipeline_options(settings: Settings) -> PipelineOptions:
     )
 
 
+def upkeep_options(settings: Settings) -> UpkeepOptions:
+    """The part of the settings that the upkeep of the weeks needs."""
+    return UpkeepOptions(
+        dsn=settings.database_url or "",
+        retention_days=settings.retention_days,
+        connect_timeout_seconds=settings.database_connect_timeout_seconds,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+    )
+
+
 def decode_rules(settings: Settings) -> DecodeRules:
     """The part of the settings that decoding needs."""
     return DecodeRules(
@@ -112,9 +130,11 @@ async def consume(
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     metrics = Metrics(registry)
-    worker = _Worker(settings, metrics)
-    app = health_app(registry, worker.healthy, worker.ready)
-    async with serving(app, settings.http_host, settings.http_port) as port:
+    async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(_tracing(metrics, settings.kafka_group_id))
+        worker = _Worker(settings, metrics, tracing)
+        app = health_app(registry, worker.healthy, worker.ready)
+        port = await stack.enter_async_context(serving(app, settings.http_host, settings.http_port))
         log.info("worker.started", http_port=port, topics=settings.kafka_topics)
         if started is not None:
             started(port)
@@ -131,9 +151,10 @@ async def consume(
 class _Worker:
     """One worker's life: wait for the database, consume, drain."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, observer: Observer) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._observer = observer
         self._pipeline: Pipeline | None = None
         self._sink: PostgresSink | None = None
 
@@ -147,12 +168,13 @@ class _Worker:
                 source,
                 sink,
                 Decoder(decode_rules(self._settings)),
-                self._metrics,
+                self._observer,
                 pipeline_options(self._settings),
             )
             self._sink, self._pipeline = sink, pipeline
             consuming = asyncio.create_task(pipeline.run())
             measuring = asyncio.create_task(self._measure(source, pipeline, sink))
+            keeping_up = asyncio.create_task(self._keep_up())
             stopping = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait((consuming, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -163,7 +185,7 @@ class _Worker:
                 with suppress(asyncio.CancelledError):
                     await consuming
             finally:
-                for task in (measuring, stopping):
+                for task in (measuring, keeping_up, stopping):
                     task.cancel()
 
     async def healthy(self) -> str | None:
@@ -214,6 +236,49 @@ class _Worker:
             if pipeline.started:
                 ends = await source.end_offsets()
                 self._metrics.set_lag(ends, source.committed_offsets, time.time())
+
+    async def _keep_up(self) -> None:
+        """Make weeks ahead and prune old ones, now and then; consuming never waits for it."""
+        options = upkeep_options(self._settings)
+        wait = _UPKEEP_FIRST_SECONDS
+        while True:
+            await asyncio.sleep(wait)
+            wait = _UPKEEP_INTERVAL_SECONDS
+            try:
+                await keep_up(options, int(time.time() * 1e6), self._metrics)
+            except (TransientSinkError, asyncpg.PostgresError) as error:
+                # Also a right that is missing: no reason to stop taking calls.
+                wait = _UPKEEP_RETRY_SECONDS
+                self._metrics.write_retried("upkeep")
+                log.warning("upkeep.failed", error=str(error), wait_seconds=wait)
+
+
+@asynccontextmanager
+async def _tracing(metrics: Metrics, group_id: str) -> AsyncIterator[Observer]:
+    """What the pipeline tells the metrics; also as spans, where they are asked for."""
+    if not _wants_spans(os.environ):
+        yield metrics
+    elif importlib.util.find_spec("opentelemetry.sdk") is None:
+        log.info("tracing.not_installed", install="windsor[otel]")
+        yield metrics
+    else:
+        # An extra: only where it is wanted.
+        from consumer.tracing import Tracing, exporting  # noqa: PLC0415
+
+        async with exporting() as tracer:
+            log.info("tracing.started")
+            yield Tracing(metrics, tracer, group_id)
+
+
+def _wants_spans(environ: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables ask for spans."""
+    endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return (
+        any(environ.get(name) for name in endpoint)
+        and environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+        and environ.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
+        and environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") == "http/protobuf"
+    )
 
 
 def _collect_rarely() -> None:

@@ -13,7 +13,7 @@ from consumer.errors import ConfigError, WindsorError
 from consumer.log import configure_logging
 from consumer.schema import migrate
 from consumer.settings import Settings, load_settings, require
-from consumer.status import database_status
+from consumer.status import status
 from consumer.verify import verify_database
 
 OK, FAILED, MISUSED = 0, 1, 2
@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     dead_letters_command.add_arguments(
         add("dead-letters", _dead_letters, "what could not be applied: list, send again, put away")
     )
-    add("status", _status, "schema, freshness and dead letters of the database")
+    status_ = add("status", _status, "schema, lag, freshness and dead letters")
+    status_.add_argument("--json", action="store_true", help="for a program")
     add("check-config", _check_config, "read the settings and say what is wrong with them")
     return parser
 
@@ -107,12 +108,14 @@ def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
     return int(_complete(options.dead_letters_command(settings, options)))
 
 
-def _status(settings: Settings, _: argparse.Namespace) -> int:
+def _status(settings: Settings, options: argparse.Namespace) -> int:
     require(settings, "database_url")
-    answers = _complete(database_status(str(settings.database_url)))
-    for name, value in answers.items():
-        print(f"{name:22} {'-' if value is None else value}")
-    return OK
+    kafka = app.kafka_options(settings) if settings.kafka_bootstrap_servers else None
+    found = _complete(status(str(settings.database_url), kafka))
+    print(found.json() if options.json else found.text())
+    for line in found.problems:
+        print(f"windsor: {line}", file=sys.stderr)
+    return FAILED if found.problems else OK
 
 
 def _check_config(settings: Settings, _: argparse.Namespace) -> int:

@@ -28,9 +28,9 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 import asyncpg
 import msgspec
 
+from consumer.connection import translated
 from consumer.core.call import Record
 from consumer.errors import RecordRefusedError, SourceError, WindsorError
-from consumer.postgres import translated
 from consumer.rows import columns
 from consumer.schema import check_schema
 from consumer.sql import load_queries

@@ -58,7 +58,8 @@ class BulkHistogram(Collector):
 class Metrics:
     """The metrics of one worker, in a registry of its own.
 
-    Implements `consumer.pipeline.Observer` and `consumer.kafka.SourceObserver`.
+    Implements `consumer.pipeline.Observer`, `consumer.kafka.SourceObserver` and
+    `consumer.retention.UpkeepObserver`.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -172,6 +173,16 @@ class Metrics:
             ["state"],
             registry=registry,
         )
+        self._weeks_pruned = Counter(
+            "windsor_weeks_pruned_total",
+            "Weeks from which the retention dropped calls.",
+            registry=registry,
+        )
+        self._calls_pruned = Counter(
+            "windsor_calls_pruned_total",
+            "Track, page and screen calls that the retention dropped.",
+            registry=registry,
+        )
         self._last_timestamps: dict[TopicPartition, float] = {}
 
     # The pipeline's -----------------------------------------------------------------------
@@ -254,6 +265,13 @@ class Metrics:
     def offset_reset(self) -> None:
         """See `consumer.kafka.SourceObserver`."""
         self._offset_resets.inc()
+
+    # The upkeep's -------------------------------------------------------------------------
+
+    def week_pruned(self, calls: int) -> None:
+        """See `consumer.retention.UpkeepObserver`."""
+        self._weeks_pruned.inc()
+        self._calls_pruned.inc(calls)
 
     # Measured now and then ----------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from consumer.core.policy import BatchLimits, RetryPolicy, expired_before, lane_
 from consumer.core.valve import Valve, ValvePolicy
 from consumer.core.watermark import OffsetTracker, Span
 from consumer.errors import DeadTopicError, PermanentSinkError, SourceError, TransientSinkError
-from consumer.ports import Batch, Chunk, Sink, Source, TopicPartition, Written
+from consumer.ports import Batch, Chunk, Read, Sink, Source, TopicPartition, Written
 
 log = structlog.get_logger()
 
@@ -76,6 +76,7 @@ class PipelineOptions(NamedTuple):
     poll_records_max: int = 2_000
     retry: RetryPolicy = RetryPolicy()
     drain_timeout_seconds: float = 20.0
+    last_commit_timeout_seconds: float = 2.0
     # A commit costs a round trip to the coordinator; ten a second bound redelivery well.
     commit_interval_seconds: float = 0.1
     # Half a minute is far from the five minutes after which the group drops us.
@@ -89,7 +90,7 @@ class Share(NamedTuple):
 
     tracker: OffsetTracker
     span: Span
-    partition: TopicPartition
+    read: Read
     calls: list[Call]
     rejected: list[Rejected]
 
@@ -194,7 +195,7 @@ class Pipeline:
                 lanes = [tasks.create_task(self._write_lane(lane)) for lane in self._lanes]
                 committer = tasks.create_task(self._commit_watermarks())
                 try:
-                    await self._consume()
+                    await self._consume_until_stopped()
                 except DeadTopicError as error:
                     # What was dispatched before is as good as ever.
                     self.refused = error
@@ -202,7 +203,10 @@ class Pipeline:
                 await self._drain(self._trackers)
                 for task in (*lanes, committer):
                     task.cancel()
-            await self._commit(self._trackers)
+            with contextlib.suppress(TimeoutError):
+                # A frozen broker would keep us; what is not committed is only delivered again.
+                async with asyncio.timeout(self._options.last_commit_timeout_seconds):
+                    await self._commit(self._trackers)
         except* SourceError as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -245,6 +249,23 @@ class Pipeline:
 
     # Polling and decoding ---------------------------------------------------------------
 
+    async def _consume_until_stopped(self) -> None:
+        """Consume; a stop is obeyed at once, also by a poll that waits for a rebalance."""
+        consuming = asyncio.create_task(self._consume())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((consuming, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # A poll may wait for a rebalance, or a frozen broker, for as long as it likes.
+            # Cancelled, it may leave the client's watchdog broken and lose what it fetched:
+            # that is acceptable here alone, since we are leaving. Our own positions are not
+            # moved by it, so nothing of it is committed.
+            for task in (consuming, stopping):
+                task.cancel()
+        await asyncio.wait((consuming,))
+        if not consuming.cancelled():
+            consuming.result()
+
     async def _consume(self) -> None:
         while not self._stopping.is_set():
             self.progressed_at = time.monotonic()
@@ -261,13 +282,14 @@ class Pipeline:
         if tracker is None:
             # Taken away while the poll was answered; its next owner reads it again.
             return
+        read = Read(chunk.partition, chunk.records[0].offset, self._clock())
         calls, rejected = self._decode(chunk)
         self._judge(chunk, calls, rejected)
         shares = [(n, calls[n], rejected[n]) for n in calls.keys() | rejected.keys()]
-        span = tracker.start(chunk.records[0].offset, chunk.next_offset, len(shares))
+        span = tracker.start(read.first_offset, chunk.next_offset, len(shares))
         for n, lane_calls, lane_rejected in shares:
             lane = self._lanes[n]
-            lane.put(Share(tracker, span, chunk.partition, lane_calls, lane_rejected))
+            lane.put(Share(tracker, span, read, lane_calls, lane_rejected))
             self._observer.lane_filled(n, lane.calls_waiting)
         if not shares:
             self._moved.set()
@@ -319,9 +341,9 @@ class Pipeline:
         share_max, window_records = self._options.valve
         raise DeadTopicError(
             f"topic {topic}: more than {share_max:.0%} of its last {window_records:,} records"
-            f" are dead letters, mostly {reason}, one of them at partition {chunk.partition.partition}"
-            f" offset {chunk.records[dead[0]].offset}: look whether WINDSOR_KAFKA_TOPICS or its"
-            " producer is wrong; WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
+            f" are dead letters, mostly {reason}, one of them at partition"
+            f" {chunk.partition.partition} offset {chunk.records[dead[0]].offset}: look whether"
+            " WINDSOR_KAFKA_TOPICS or its producer is wrong; WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
         )
 
     async def _wait_for_room(self, seconds: float) -> bool:
@@ -362,6 +384,7 @@ class Pipeline:
             batch = Batch(
                 [call for share in shares for call in share.calls],
                 [letter for share in shares for letter in share.rejected],
+                [share.read for share in shares],
             )
             await self._write_until_done(lane.number, batch, shares)
             for share in shares:
@@ -403,16 +426,16 @@ class Pipeline:
 
     async def _bisect(self, lane: int, batch: Batch, error: PermanentSinkError) -> None:
         """Halve a refused batch until the offending call alone is a dead letter."""
-        calls, rejected = batch
+        calls, rejected, reads = batch
         if len(calls) > 1:
             half = len(calls) // 2
-            await self._write_until_done(lane, Batch(calls[:half], []))
-            await self._write_until_done(lane, Batch(calls[half:], rejected))
+            await self._write_until_done(lane, Batch(calls[:half], [], reads))
+            await self._write_until_done(lane, Batch(calls[half:], rejected, reads))
         elif calls:
             (call,) = calls
             refused = Rejected(call.record, call.position, "rejected_by_database", str(error))
             log.warning("call.refused", lane=lane, topic=call.record.topic, error=str(error))
-            await self._write_until_done(lane, Batch([], [*rejected, refused]))
+            await self._write_until_done(lane, Batch([], [*rejected, refused], reads))
         else:
             # Dead letters hold raw bytes and checked text: a refusal is our own mistake.
             raise error

@@ -83,11 +83,22 @@ class Source(Protocol):
         """Leave the group and close, within a deadline."""
 
 
+class Read(NamedTuple):
+    """When a run of records of one partition was read."""
+
+    partition: TopicPartition
+    first_offset: int
+    at: float
+    """Seconds since the epoch."""
+
+
 class Batch(NamedTuple):
     """What one transaction writes, in the order of arrival."""
 
     calls: Sequence[Call]
     rejected: Sequence[Rejected]
+    reads: Sequence[Read] = ()
+    """Of its records, for their spans; in order of arrival."""
 
 
 class Written(NamedTuple):

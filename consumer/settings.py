@@ -71,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     dead_letters_linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
     http_port: Port = 9464
+    # The dashboard's; read here too, so that one environment serves both.
+    dashboard_port: Port = 8321
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     run_folder: str = ".windsor"

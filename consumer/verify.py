@@ -125,6 +125,7 @@ async def verify(connection: Connection, *, repair: bool = False) -> Report:
         repair: Holds off all workers while it mends; they wait and go on by themselves.
     """
     async with connection.transaction(isolation="read_committed" if repair else "repeatable_read"):
+        await connection.execute(_VERIFY["hold_weeks"])
         if repair:
             await connection.execute(_VERIFY["lock_batches"])
             await connection.execute(_VERIFY["begin_epoch"])

@@ -58,7 +58,7 @@ def test_migrate_status_and_verify_on_a_fresh_database(
         0, "nothing to apply\n",
     )  # fmt: skip
     exit_code, printed, _ = run(["status"], monkeypatch, capsys)
-    assert (exit_code, printed.splitlines()[0].split()) == (0, ["schema", "version", "1"])
+    assert (exit_code, printed.splitlines()[0].split()) == (0, ["schema", "version", "2"])
     assert run(["verify"], monkeypatch, capsys)[0] == 0
 
 

@@ -18,7 +18,8 @@ from aiokafka.errors import (
 )
 
 from consumer.errors import SourceError
-from consumer.kafka import KafkaOptions, KafkaSource, _security
+from consumer.kafka import KafkaOptions, KafkaSource
+from consumer.kafka.options import security_of
 from consumer.ports import Chunk, TopicPartition
 
 Topics = Callable[[int], Awaitable[str]]
@@ -239,7 +240,7 @@ async def test_fetch_that_fails_for_ever_ends_the_worker(
     kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = await topic(1)
-    monkeypatch.setattr("consumer.kafka._FAILURES_MAX", 2)
+    monkeypatch.setattr("consumer.kafka.source._FAILURES_MAX", 2)
     async with reading(kafka_server, name) as read:
         await read.until_assigned(1)
 
@@ -533,7 +534,7 @@ async def test_end_offsets_are_the_brokers_own_while_paused(
 
 def test_security_settings_reach_the_client() -> None:
     options = KafkaOptions(bootstrap_servers="b:1", topics="t")
-    assert _security(options) == {"security_protocol": "PLAINTEXT"}
+    assert security_of(options) == {"security_protocol": "PLAINTEXT"}
     secured = msgspec.structs.replace(
         options,
         security_protocol="SASL_SSL",
@@ -541,7 +542,7 @@ def test_security_settings_reach_the_client() -> None:
         sasl_username="windsor",
         sasl_password="secret",  # noqa: S106 - of nothing
     )
-    settings = _security(secured)
+    settings = security_of(secured)
     assert settings.pop("ssl_context").check_hostname is True
     assert settings == {
         "security_protocol": "SASL_SSL",

@@ -256,6 +256,8 @@ async def test_every_counter_after_a_known_stream(
         "windsor_rebalances_total": 1,
         "windsor_commit_failures_total": 0,
         "windsor_offset_resets_total": 0,
+        "windsor_weeks_pruned_total": 0,
+        "windsor_calls_pruned_total": 0,
     }
     # The repeated ones were met by the COPY, once at least.
     assert shown["windsor_transactions_restarted_total"] >= 1

@@ -1,7 +1,7 @@
 """The pipeline between in-memory ends: order, bounds, commits, failures, handover."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,7 +10,7 @@ from consumer.core.call import Outcome, Record, Rejected
 from consumer.core.valve import ValvePolicy
 from consumer.errors import DeadTopicError, PermanentSinkError, SourceError, TransientSinkError
 from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
-from consumer.ports import Batch, TopicPartition
+from consumer.ports import Batch, Chunk, TopicPartition
 from tests.core.calls import call
 from tests.fakes import CountingObserver, FakeSink, FakeSource, chunk, pipeline_of
 
@@ -245,7 +245,8 @@ async def test_topic_that_is_mostly_dead_stops_the_worker_and_commits_what_came_
         await asyncio.wait_for(task, 5)
     assert str(caught.value) == (
         "topic calls: more than 50% of its last 4 records are dead letters, mostly malformed_json,"
-        " one of them at partition 1 offset 8: look whether WINDSOR_KAFKA_TOPICS or its producer is wrong;"
+        " one of them at partition 1 offset 8: look whether WINDSOR_KAFKA_TOPICS or its producer is"
+        " wrong;"
         " WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
     )
     # The chunk that closed it is neither written nor committed, nor is anything behind it.
@@ -286,6 +287,46 @@ async def test_topic_keeps_its_share_through_a_rebalance_and_loses_it_when_it_le
         await pipeline.revoked(frozenset({P1}))
         await pipeline.assigned(frozenset())
         assert observer.shares == {}
+
+
+async def test_stop_does_not_wait_for_a_poll_that_is_stuck() -> None:
+    sink, stuck = FakeSink(), asyncio.Event()
+
+    class Stuck(FakeSource):
+        async def poll(self, records_max: int) -> Sequence[Chunk]:
+            if not self.chunks:
+                stuck.set()
+                await asyncio.Event().wait()
+            return await super().poll(records_max)
+
+    source = Stuck()
+    pipeline = pipeline_of(source, sink)
+    async with running(pipeline, P0):
+        sink.gate.clear()
+        source.chunks.append(chunk(0, b"jane", b"joe"))
+        await stuck.wait()
+        pipeline.stop()
+        asyncio.get_running_loop().call_later(0.02, sink.gate.set)
+
+    assert source.committed == {P0: 2}
+    assert source.stopped
+
+
+async def test_stop_does_not_wait_long_for_the_last_commit() -> None:
+    class Frozen(FakeSource):
+        async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+            self.commits.append(dict(offsets))
+            await asyncio.Event().wait()
+            return True
+
+    source = Frozen()
+    options = PipelineOptions(last_commit_timeout_seconds=0.05)
+    async with running(pipeline_of(source, FakeSink(), options=options), P0):
+        source.chunks.append(chunk(0, b"jane"))
+        await until(lambda: bool(source.commits))
+
+    assert source.commits == [{P0: 1}, {P0: 1}]
+    assert source.stopped
 
 
 async def test_source_that_fails_ends_the_run_with_its_error() -> None:

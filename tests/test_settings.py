@@ -13,12 +13,13 @@ def test_environment_is_read_by_type() -> None:
     settings = load_settings({
         "WINDSOR_LANES": "4", "WINDSOR_RETENTION_DAYS": "90", "WINDSOR_PHONE_REGION": "US",
         "WINDSOR_KAFKA_TOPICS": " a,b ", "WINDSOR_BLOCKED_IDS": "N/A, Test", "PATH": "/bin",
-        "WINDSOR_TEST_KAFKA": "ignored", "WINDSOR_LOG_LEVEL": "",
+        "WINDSOR_TEST_KAFKA": "ignored", "WINDSOR_LOG_LEVEL": "", "WINDSOR_DASHBOARD_PORT": "8000",
     })  # fmt: skip
 
     assert settings == Settings(
-        lanes=4, retention_days=90, phone_region="US", kafka_topics="a,b", blocked_ids="N/A, Test"
-    )
+        lanes=4, retention_days=90, phone_region="US", kafka_topics="a,b", blocked_ids="N/A, Test",
+        dashboard_port=8000,
+    )  # fmt: skip
     assert settings.blocked_ids_set == {"n/a", "test"}
     assert Settings().blocked_ids_set == BLOCKED_IDS
 
@@ -28,12 +29,14 @@ def test_all_errors_are_told_at_once() -> None:
         load_settings({
             "WINDSOR_LANES": "many", "WINDSOR_KAFKA_TOPIC": "x", "WINDSOR_QQQQQQQQQQ": "1",
             "WINDSOR_HTTP_PORT": "70000", "WINDSOR_DATABASE_URL_FILE": "/no/such/file",
+            "WINDSOR_DASHBOARD_PORT": "-1",
         })  # fmt: skip
 
     assert str(caught.value).splitlines() == [
         "WINDSOR_DATABASE_URL_FILE: the file it names cannot be read",
         "WINDSOR_KAFKA_TOPIC: did you mean WINDSOR_KAFKA_TOPICS?",
         "WINDSOR_QQQQQQQQQQ: there is no such setting",
+        "WINDSOR_DASHBOARD_PORT: expected `int` >= 0 (is '-1')",
         "WINDSOR_HTTP_PORT: expected `int` <= 65535 (is '70000')",
         "WINDSOR_LANES: expected `int`, got `str` (is 'many')",
     ]

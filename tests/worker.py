@@ -1,7 +1,7 @@
 """Whole workers in a test: real Kafka, real Postgres, the pipeline between them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from consumer.core.decode import Decoder, DecodeRules
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.metrics import Metrics
-from consumer.pipeline import Pipeline, PipelineOptions
+from consumer.pipeline import Observer, Pipeline, PipelineOptions
 from consumer.postgres import PostgresOptions, open_sink
 
 PRODUCED_MS = 1_793_750_400_000  # 2026-11-04
@@ -38,6 +38,7 @@ async def working(
     earliest: bool = False,
     lanes: int = 2,
     rules: DecodeRules | None = None,
+    observed_by: Callable[[Metrics], Observer] = lambda metrics: metrics,
 ) -> AsyncIterator[Worker]:
     """Run a worker of a group; drained and gone afterwards."""
     metrics = Metrics(CollectorRegistry())
@@ -46,7 +47,9 @@ async def working(
     )
     async with open_sink(PostgresOptions(dsn)) as sink:
         source = KafkaSource(options, metrics)
-        pipeline = Pipeline(source, sink, Decoder(rules), metrics, PipelineOptions(lanes=lanes))
+        pipeline = Pipeline(
+            source, sink, Decoder(rules), observed_by(metrics), PipelineOptions(lanes=lanes)
+        )
         task = asyncio.create_task(pipeline.run())
         try:
             yield Worker(pipeline, source, metrics)

@@ -2,6 +2,10 @@
 -- differs. One statement each, in one snapshot. The clock of a call is (occurred_at,
 -- message_id COLLATE "C").
 
+-- Before the snapshot is taken: no week is pruned between it and the first look at the calls.
+-- name: hold_weeks
+LOCK TABLE ONLY windsor_private.calls IN ACCESS SHARE MODE
+
 -- What workers remember of identities holds no more after a repair.
 -- name: begin_epoch
 UPDATE windsor_private.history SET epoch = epoch + 1

@@ -1,4 +1,4 @@
-"""Kafka: records in, committed offsets out, and dead letters back. Alone knows aiokafka.
+"""The consumer: records in, committed offsets out.
 
 Four rules carry it:
 
@@ -6,29 +6,27 @@ Four rules carry it:
   partitions and lost what it drained, so after any failure we seek back to our positions.
 - Offsets are committed explicitly, only for partitions that are assigned, and never by the
   client on its own.
-- `getmany` is never cancelled: a cancelled one can disable the client's poll watchdog.
+- `getmany` is never cancelled but by a pipeline that is leaving: a cancelled one can disable
+  the client's poll watchdog.
 - Each await on the broker has a deadline; a frozen broker must not keep us from leaving.
 
 Source: aiokafka 0.14; KafkaConsumer javadoc, "Offsets and Consumer Position".
 """
 
 import asyncio
-import re
-import ssl
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import aiokafka
-import msgspec
 import structlog
 from aiokafka import errors as kafka_errors
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.protocol.group import LeaveGroupRequest
 
-from consumer.core.call import Record
-from consumer.errors import RecordRefusedError, SourceError, WindsorError
+from consumer.errors import SourceError
+from consumer.kafka.options import KafkaOptions, names_of, security_of
 from consumer.ports import AssignmentListener, Chunk, TopicPartition
 
 log = structlog.get_logger()
@@ -38,44 +36,6 @@ _POLL_WAIT_MS: Final = 200
 
 # A broker's checksum error may be the wire's; after so many in a row it is the disk's.
 _FAILURES_MAX: Final = 10
-
-# What was on a topic once was within its broker's limit; the client's own must not be in the way.
-_SENT_BYTES_MAX: Final = 256 * 1024 * 1024
-# Retries are without an end inside an idempotent producer.
-_SENDING_SECONDS_MAX: Final = 60.0
-# What a broker has against one record, not against us.
-_REFUSALS: Final = (
-    kafka_errors.MessageSizeTooLargeError,
-    kafka_errors.RecordListTooLargeError,
-    kafka_errors.InvalidTimestampError,
-    kafka_errors.PolicyViolationError,
-)
-
-
-class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach Kafka; times and sizes carry their unit in the name."""
-
-    bootstrap_servers: str
-    topics: str
-    """Comma-separated names, or a pattern that begins with `^`."""
-    group_id: str = "windsor"
-    security_protocol: str = "PLAINTEXT"
-    sasl_mechanism: str = "PLAIN"
-    sasl_username: str | None = None
-    sasl_password: str | None = None
-    ssl_cafile: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    ssl_key_password: str | None = None
-    earliest_when_out_of_range: bool = False
-    """Go on from the earliest offset when the committed one is gone, instead of stopping."""
-    # The session outlives a long transaction; the rebalance outlives a drain (20 s).
-    session_timeout_ms: int = 45_000
-    rebalance_timeout_ms: int = 60_000
-    max_poll_interval_ms: int = 300_000
-    partition_fetch_bytes_max: int = 1024 * 1024
-    fetch_bytes_max: int = 16 * 1024 * 1024
-    request_timeout_seconds: float = 10.0
 
 
 class SourceObserver(Protocol):
@@ -124,7 +84,7 @@ class KafkaSource:
             fetch_max_wait_ms=100,
             # New partitions, and new topics of a pattern, are met this soon.
             metadata_max_age_ms=30_000,
-            **_security(options),
+            **security_of(options),
         )
 
     async def start(self, listener: AssignmentListener) -> None:
@@ -149,7 +109,7 @@ class KafkaSource:
                 raise SourceError(f"Kafka refuses us: {error}: check WINDSOR_KAFKA_*") from error
         topics = self._options.topics
         names: dict[str, Any] = (
-            {"pattern": topics} if topics.startswith("^") else {"topics": _names(topics)}
+            {"pattern": topics} if topics.startswith("^") else {"topics": names_of(topics)}
         )
         self._consumer.subscribe(**names, listener=_Rebalances(self, listener))
 
@@ -216,10 +176,25 @@ class KafkaSource:
     async def stop(self) -> None:
         """See `consumer.ports.Source.stop`."""
         try:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
+            async with asyncio.timeout(self._options.leave_timeout_seconds):
                 await self._consumer.stop()
         except (kafka_errors.KafkaError, TimeoutError) as error:
-            log.warning("kafka.left_without_goodbye", error=str(error) or type(error).__name__)
+            log.warning("kafka.left_in_haste", error=str(error) or type(error).__name__)
+            await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        """Leave a group that is in a rebalance, so that the others need not wait for our session.
+
+        The client asks for this on the connection on which it waits to be let in, and a broker
+        answers one request of a connection after the other: so it goes by another one.
+        """
+        client, coordinator = self._consumer._client, self._consumer._coordinator  # noqa: SLF001 - it has no other way
+        if coordinator is None or coordinator.coordinator_id is None or not coordinator.member_id:
+            return
+        goodbye = LeaveGroupRequest(self._options.group_id, coordinator.member_id)
+        with suppress(kafka_errors.KafkaError, TimeoutError):
+            async with asyncio.timeout(self._options.goodbye_timeout_seconds):
+                await client.send(coordinator.coordinator_id, goodbye)
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """The broker's own end of each assigned partition, for the lag.
@@ -354,205 +329,3 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:
             self._source.fail(error)
             raise
-
-
-class KafkaSender:
-    """Sends records once more, to the partitions that they came from.
-
-    Made by `open_sender`.
-    """
-
-    def __init__(self, options: KafkaOptions) -> None:
-        self._options = options
-        self._producer: Any = None
-
-    async def check_topics(self, topics: Collection[str]) -> None:
-        """Make sure that what is sent will be read by the worker of these settings.
-
-        Raises:
-            SourceError: A topic is not there, or not among the worker's; or Kafka is away.
-        """
-        wanted = self._options.topics
-        for topic in sorted(topics):
-            if not _subscribes(wanted, topic):
-                raise SourceError(
-                    f"topic {topic} is not among WINDSOR_KAFKA_TOPICS ({wanted}): no worker would"
-                    " read the records; set it as the worker has it"
-                )
-        admin = AIOKafkaAdminClient(
-            bootstrap_servers=self._options.bootstrap_servers, **_security(self._options)
-        )
-        try:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
-                await admin.start()
-                # Asked for all: to ask for one by name may create it.
-                there = set(await admin.list_topics())
-        except (kafka_errors.KafkaError, TimeoutError) as error:
-            raise _unreachable(error) from error
-        finally:
-            await admin.close()
-        for topic in sorted(topics):
-            if topic not in there:
-                raise SourceError(
-                    f"topic {topic} is not on this Kafka: check WINDSOR_KAFKA_BOOTSTRAP_SERVERS,"
-                    " or create it again"
-                )
-
-    async def send(self, records: Sequence[Record]) -> list[WindsorError | None]:
-        """Send records with their key, headers and timestamp; all in-sync replicas have them.
-
-        Args:
-            records: So few that they fit in memory twice.
-
-        Returns:
-            For each record None, or what went wrong: `RecordRefusedError` if it alone is the
-            reason, `SourceError` if Kafka is.
-        """
-        # The client would give the timestamp of another record of its batch to one without.
-        together = [n for n, record in enumerate(records) if record.timestamp >= 0]
-        errors: list[WindsorError | None] = [None] * len(records)
-        for n, error in zip(
-            together, await self._send_batch([records[n] for n in together]), strict=True
-        ):
-            errors[n] = error
-        for n, record in enumerate(records):
-            # One that is refused takes its whole batch with it: each again, by itself.
-            if record.timestamp < 0 or isinstance(errors[n], RecordRefusedError):
-                (errors[n],) = await self._send_batch([record])
-        return errors
-
-    async def _send_batch(self, records: Sequence[Record]) -> list[WindsorError | None]:
-        """Send records and wait for all of them."""
-        futures: list[asyncio.Future[Any]] = []
-        failure: BaseException = TimeoutError("no answer")
-        try:
-            async with asyncio.timeout(_SENDING_SECONDS_MAX):
-                for record in records:
-                    futures.append(await self._send_one(record))  # noqa: PERF401 - keep what was sent before a failure
-                if futures:
-                    await asyncio.wait(futures)
-        except (kafka_errors.KafkaError, TimeoutError) as error:
-            failure = error
-        errors = [_outcome(future, failure) for future in futures]
-        errors += [_send_error(failure)] * (len(records) - len(futures))
-        if any(isinstance(error, RecordRefusedError) for error in errors):
-            # The broker waits for the sequence number of what it refused, for ever.
-            await self.stop()
-            await self.start()
-        return errors
-
-    async def _send_one(self, record: Record) -> "asyncio.Future[Any]":
-        try:
-            partitions = await self._producer.partitions_for(record.topic)
-            # One that is not there any more: by its key, as others are.
-            partition = record.partition if record.partition in partitions else None
-            sent: asyncio.Future[Any] = await self._producer.send(
-                record.topic,
-                value=record.value,
-                key=record.key,
-                partition=partition,
-                timestamp_ms=record.timestamp,
-                headers=list(record.headers),
-            )
-        except _REFUSALS as error:
-            sent = asyncio.get_running_loop().create_future()
-            sent.set_exception(error)
-        return sent
-
-    async def start(self) -> None:
-        """Connect.
-
-        Raises:
-            SourceError: Kafka is away, or refuses us.
-        """
-        self._producer = aiokafka.AIOKafkaProducer(
-            bootstrap_servers=self._options.bootstrap_servers,
-            client_id="windsor",
-            acks="all",
-            enable_idempotence=True,
-            # A record that came compressed may fit in no other way.
-            compression_type="gzip",
-            max_request_size=_SENT_BYTES_MAX,
-            **_security(self._options),
-        )
-        try:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
-                await self._producer.start()
-        except (kafka_errors.KafkaError, TimeoutError) as error:
-            await self.stop()
-            raise _unreachable(error) from error
-
-    async def stop(self) -> None:
-        """Close, within a deadline."""
-        try:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
-                await self._producer.stop()
-        except (kafka_errors.KafkaError, TimeoutError) as error:
-            log.warning("kafka.left_without_goodbye", error=str(error) or type(error).__name__)
-
-
-@asynccontextmanager
-async def open_sender(options: KafkaOptions) -> AsyncIterator[KafkaSender]:
-    """Open a sender.
-
-    Raises:
-        SourceError: Kafka is away, or refuses us.
-    """
-    sender = KafkaSender(options)
-    await sender.start()
-    try:
-        yield sender
-    finally:
-        await sender.stop()
-
-
-def _outcome(future: "asyncio.Future[Any]", failure: BaseException) -> WindsorError | None:
-    """What became of a record that was sent; `failure` where nobody knows."""
-    if not future.done():
-        # Whatever comes later is looked at, or the event loop complains that nobody did.
-        future.add_done_callback(lambda late: late.cancelled() or late.exception())
-        return _send_error(failure)
-    error = future.exception()
-    return None if error is None else _send_error(error)
-
-
-def _send_error(error: BaseException) -> WindsorError:
-    words = str(error) or type(error).__name__
-    if isinstance(error, _REFUSALS):
-        return RecordRefusedError(f"Kafka refuses it: {words}")
-    return SourceError(f"Kafka did not take the records: {words}: look at the broker, try again")
-
-
-def _unreachable(error: BaseException) -> SourceError:
-    words = str(error) or "no answer in time"
-    return SourceError(f"Kafka cannot be reached: {words}: check WINDSOR_KAFKA_*")
-
-
-def _subscribes(topics: str, topic: str) -> bool:
-    """Tell whether a worker with this setting reads a topic."""
-    if topics.startswith("^"):
-        # As the consumer matches: from the beginning, the end free.
-        return re.match(topics, topic) is not None
-    return topic in _names(topics)
-
-
-def _names(topics: str) -> list[str]:
-    return [name.strip() for name in topics.split(",") if name.strip()]
-
-
-def _security(options: KafkaOptions) -> dict[str, Any]:
-    settings: dict[str, Any] = {"security_protocol": options.security_protocol}
-    if options.security_protocol.startswith("SASL"):
-        settings |= {
-            "sasl_mechanism": options.sasl_mechanism,
-            "sasl_plain_username": options.sasl_username,
-            "sasl_plain_password": options.sasl_password,
-        }
-    if options.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=options.ssl_cafile)
-        if options.ssl_certfile is not None:
-            context.load_cert_chain(
-                options.ssl_certfile, options.ssl_keyfile, options.ssl_key_password
-            )
-        settings["ssl_context"] = context
-    return settings

@@ -1,0 +1,74 @@
+"""How to reach Kafka, and which topics are read."""
+
+import re
+import ssl
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+
+class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach Kafka; times and sizes carry their unit in the name."""
+
+    bootstrap_servers: str
+    topics: str
+    """Comma-separated names, or a pattern that begins with `^`."""
+    group_id: str = "windsor"
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_key_password: str | None = None
+    earliest_when_out_of_range: bool = False
+    """Go on from the earliest offset when the committed one is gone, instead of stopping."""
+    # The session outlives a long transaction; the rebalance outlives a drain (20 s).
+    session_timeout_ms: int = 45_000
+    rebalance_timeout_ms: int = 60_000
+    max_poll_interval_ms: int = 300_000
+    partition_fetch_bytes_max: int = 1024 * 1024
+    fetch_bytes_max: int = 16 * 1024 * 1024
+    request_timeout_seconds: float = 10.0
+    # A goodbye is a courtesy: without one the group waits for the end of our session.
+    leave_timeout_seconds: float = 2.0
+    goodbye_timeout_seconds: float = 1.0
+
+
+def names_of(topics: str) -> list[str]:
+    """The topics of a setting that is no pattern."""
+    return [name.strip() for name in topics.split(",") if name.strip()]
+
+
+def reads_topic(topics: str, topic: str) -> bool:
+    """Tell whether a worker with this setting reads a topic."""
+    if topics.startswith("^"):
+        # As the consumer matches: from the beginning, the end free.
+        return re.match(topics, topic) is not None
+    return topic in names_of(topics)
+
+
+def topics_read(topics: str, there: Iterable[str]) -> list[str]:
+    """The topics, of those that there are, that a worker with this setting reads."""
+    return sorted(topic for topic in there if reads_topic(topics, topic))
+
+
+def security_of(options: KafkaOptions) -> dict[str, Any]:
+    """The client's arguments for a secured listener."""
+    settings: dict[str, Any] = {"security_protocol": options.security_protocol}
+    if options.security_protocol.startswith("SASL"):
+        settings |= {
+            "sasl_mechanism": options.sasl_mechanism,
+            "sasl_plain_username": options.sasl_username,
+            "sasl_plain_password": options.sasl_password,
+        }
+    if options.security_protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=options.ssl_cafile)
+        if options.ssl_certfile is not None:
+            context.load_cert_chain(
+                options.ssl_certfile, options.ssl_keyfile, options.ssl_key_password
+            )
+        settings["ssl_context"] = context
+    return settings
