@@ -4,7 +4,7 @@ Prefix `windsor_`, base units, no label that could name a user. The pipeline and
 report once a batch or a chunk, never once a call.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -39,9 +39,13 @@ class BulkHistogram(Collector):
 
     def observe(self, values: Iterable[float]) -> None:
         """Count each value in the first bucket that holds it."""
-        for value, times in Tally(values).items():
-            self._counts[bisect_left(self._bounds, value)] += times
-            self._sum += value * times
+        ordered = sorted(values)
+        below = 0
+        for bucket, bound in enumerate(self._bounds):
+            up_to = bisect_right(ordered, bound, below)
+            self._counts[bucket] += up_to - below
+            below = up_to
+        self._sum += sum(ordered)
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Give the cumulative counts that Prometheus wants."""
@@ -194,27 +198,27 @@ class Metrics:
         calls = batch.calls
         self._batch_calls.observe(len(calls))
         self._batch_seconds.observe(seconds)
-        self._freshness.observe(
-            max(0.0, now - call.record.timestamp / 1000)
-            for call in calls
-            # Once a record; -1 is a record without a timestamp.
-            if call.position == 0 and call.record.timestamp >= 0
-        )
-        for type_, count in Tally(call.type for call in calls).items():
+        # Once a record; -1 is a record without a timestamp.
+        stamped = [call.record for call in calls if not call.position]
+        ages = [now - record.timestamp / 1000 for record in stamped if record.timestamp >= 0]
+        self._freshness.observe(ages if min(ages, default=0) >= 0 else [max(0, a) for a in ages])
+        for type_, count in Tally([call.type for call in calls]).items():
             self._calls.labels(type_).inc(count)
         self._stored.labels("new").inc(written.calls_new)
         self._stored.labels("duplicate").inc(written.calls_duplicate)
-        self._replaced.inc(sum(call.timestamp_replaced for call in calls))
+        self._replaced.inc(sum([call.timestamp_replaced for call in calls]))
         for reason, count in Tally(letter.reason for letter in batch.rejected).items():
             self._dead_letters.labels(reason).inc(count)
         self._merges.inc(written.merges)
         self._attempts.inc(written.attempts - 1)
-        self._last_timestamps |= {
-            # A batch mixes partitions: the last call of each.
-            TopicPartition(call.record.topic, call.record.partition): call.record.timestamp / 1000
-            for call in calls
-            if call.record.timestamp >= 0
+        # A batch mixes partitions: the last call of each.
+        last = {
+            (record.topic, record.partition): record.timestamp
+            for record in [call.record for call in calls]
+            if record.timestamp >= 0
         }
+        for partition, timestamp_ms in last.items():
+            self._last_timestamps[TopicPartition(*partition)] = timestamp_ms / 1000
         del lane
 
     def skipped(self, reasons: Mapping[str, int]) -> None:

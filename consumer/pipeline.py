@@ -16,6 +16,7 @@ import random
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -134,7 +135,7 @@ class Lane:
         while self._shares:
             share = self._shares[0]
             calls += _weight(share)
-            size += sum(call.size for call in share.calls)
+            size += sum([call.size for call in share.calls])
             if taken and (calls > limits.calls_max or size > limits.bytes_max):
                 break
             taken.append(self._shares.popleft())
@@ -343,7 +344,8 @@ class Pipeline:
             f"topic {topic}: more than {share_max:.0%} of its last {window_records:,} records"
             f" are dead letters, mostly {reason}, one of them at partition"
             f" {chunk.partition.partition} offset {chunk.records[dead[0]].offset}: look whether"
-            " WINDSOR_KAFKA_TOPICS or its producer is wrong; WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
+            " WINDSOR_KAFKA_TOPICS or its producer is wrong; WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets"
+            " them all aside and goes on"
         )
 
     async def _wait_for_room(self, seconds: float) -> bool:
@@ -382,8 +384,8 @@ class Pipeline:
             if not shares:
                 continue
             batch = Batch(
-                [call for share in shares for call in share.calls],
-                [letter for share in shares for letter in share.rejected],
+                list(chain.from_iterable(share.calls for share in shares)),
+                list(chain.from_iterable(share.rejected for share in shares)),
                 [share.read for share in shares],
             )
             await self._write_until_done(lane.number, batch, shares)
