@@ -319,9 +319,10 @@ class Pipeline:
         share_max, window_records = self._options.valve
         raise DeadTopicError(
             f"topic {topic}: more than {share_max:.0%} of its last {window_records:,} records"
-            f" are dead letters, mostly {reason}, one of them at partition {chunk.partition.partition}"
-            f" offset {chunk.records[dead[0]].offset}: look whether WINDSOR_KAFKA_TOPICS or its"
-            " producer is wrong; WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
+            f" are dead letters, mostly {reason}, one of them at partition"
+            f" {chunk.partition.partition} offset {chunk.records[dead[0]].offset}:"
+            " look whether WINDSOR_KAFKA_TOPICS or its producer is wrong;"
+            " WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
         )
 
     async def _wait_for_room(self, seconds: float) -> bool:

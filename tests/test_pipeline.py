@@ -245,8 +245,8 @@ async def test_topic_that_is_mostly_dead_stops_the_worker_and_commits_what_came_
         await asyncio.wait_for(task, 5)
     assert str(caught.value) == (
         "topic calls: more than 50% of its last 4 records are dead letters, mostly malformed_json,"
-        " one of them at partition 1 offset 8: look whether WINDSOR_KAFKA_TOPICS or its producer is wrong;"
-        " WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
+        " one of them at partition 1 offset 8: look whether WINDSOR_KAFKA_TOPICS or its producer"
+        " is wrong; WINDSOR_DEAD_LETTERS_SHARE_MAX=1 sets them all aside and goes on"
     )
     # The chunk that closed it is neither written nor committed, nor is anything behind it.
     assert source.committed == {P0: 3}
