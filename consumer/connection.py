@@ -14,6 +14,17 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 PG_EPOCH_US: Final = 946_684_800_000_000
 """2000-01-01T00:00:00Z, from which Postgres counts."""
 
+FAILURES: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # A farewell of the server that comes between two statements leaves the client in a state
+    # of its own.
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""What a statement may raise; `translated` says whose fault it was."""
+
 # SQLSTATE classes that pass: connection lost, read-only for now, login or database not there
 # (yet), transaction rolled back, out of resources, not available, shut down, disk trouble.
 _TRANSIENT_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 import asyncpg
 import msgspec
 
-from consumer.connection import translated
+from consumer.connection import FAILURES, translated
 from consumer.core.call import Record
 from consumer.errors import RecordRefusedError, SourceError, WindsorError
 from consumer.rows import columns
@@ -378,5 +378,5 @@ def _stored_record(row: asyncpg.Record) -> StoredRecord:
 def _translating() -> Iterator[None]:
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise translated(error) from error

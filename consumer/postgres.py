@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-from consumer.connection import Connection, prepare_connection, translated
+from consumer.connection import FAILURES, Connection, prepare_connection, translated
 from consumer.core.clock import week_start
 from consumer.core.fold import CallsByWeek, distinct, fold
 from consumer.identities import Identities
@@ -93,7 +93,7 @@ class PostgresSink:
             # After a failover the pool still holds the old primary, read-only now.
             await self._pool.expire_connections()
             raise translated(error) from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise translated(error) from error
 
     async def _try(
@@ -161,7 +161,7 @@ async def open_sink(options: PostgresOptions) -> AsyncIterator[PostgresSink]:
             init=prepare_connection,
             server_settings={"timezone": "UTC", "application_name": "windsor"},
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise translated(error) from error
     try:
         yield PostgresSink(pool, options)

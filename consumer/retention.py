@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import asyncpg
 import structlog
 
-from consumer.connection import Connection, prepare_connection, translated
+from consumer.connection import FAILURES, Connection, prepare_connection, translated
 from consumer.core.policy import RetryPolicy, expired_before
 from consumer.errors import TransientSinkError
 from consumer.sql import load_queries
@@ -185,5 +185,5 @@ async def _connected(options: UpkeepOptions) -> AsyncIterator[Connection]:
             yield connection
         finally:
             connection.terminate()
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise translated(error) from error

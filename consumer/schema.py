@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from consumer.connection import Connection, translated
+from consumer.connection import FAILURES, Connection, translated
 from consumer.errors import SchemaError
 
 
@@ -111,5 +111,5 @@ async def _plain_connection(dsn: str) -> AsyncIterator["asyncpg.Connection[async
             yield connection
         finally:
             await connection.close(timeout=5)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise translated(error) from error

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 import msgspec
 
-from consumer.connection import translated
+from consumer.connection import FAILURES, translated
 from consumer.errors import SourceError, TransientSinkError
 from consumer.kafka import KafkaOptions, Lag, lag_of_group
 from consumer.schema import check_schema
@@ -136,7 +136,7 @@ async def _ask_database(dsn: str) -> Stored:
             now = await connection.fetchval(_STATUS["now"])
         finally:
             await connection.close(timeout=5)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise translated(error) from error
     age = None if newest is None else max(0.0, (now - newest).total_seconds())
     return Stored(**row, newest_call_received_at=newest, freshness_seconds=age)
