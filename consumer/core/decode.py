@@ -35,9 +35,9 @@ from consumer.core.ids import BLOCKED_IDS, ID_CHARS_MAX, is_blocked, normalised_
 from consumer.core.storable import (
     ARRAY,
     OBJECT,
+    check_call,
     check_depth,
     has_lone_surrogate,
-    is_suspicious,
     may_hold,
     stored_object,
 )
@@ -346,10 +346,7 @@ class Decoder:
             raise RefusedError(
                 "too_large", "", f"call of {len(value)} bytes, at most {self._rules.call_bytes_max}"
             )
-        # Most calls have fewer brackets than they may have levels.
-        if value.count(b"{") + value.count(b"[") > self._rules.depth_max:
-            check_depth(value, self._rules.depth_max)
-        return is_suspicious(value)
+        return check_call(value, self._rules.depth_max)
 
     def _id(self, value: object, field: str) -> str | None:
         return normalised_id(value, field, self._rules.id_chars_max)

@@ -1,6 +1,6 @@
 """What JSON allows and Postgres does not, looked for by cheap scans of the bytes.
 
-A call is scanned once (`is_suspicious`); only one that may hold something that jsonb refuses
+A call is scanned once (`check_call`); only one that may hold something that jsonb refuses
 takes the slow, exact path in `stored_object`.
 
 Source: the contract, section 2.
@@ -22,13 +22,15 @@ _FRACTION_DIGITS_MAX: Final = 16_383
 _DIGITS_SAFE: Final = _FRACTION_DIGITS_MAX - _EXPONENT_MAX
 _MANY_DIGITS: Final = b"0" * _DIGITS_SAFE
 _DIGITS_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
-# Signs left out, all exponents of four digits or more hold one text.
-_EXPONENTS_ALIKE: Final = bytes.maketrans(b"123456789E", b"000000000e")
-_FOUR_DIGITS: Final = b"e0000"
-_EXPONENT_CHARS_MAX: Final = 64
-# Hexadecimal ids look like exponents too, but a number ends where its member does. Nothing
-# stands for one of more digits than are looked at.
-_AFTER_NUMBER: Final = (b"", b" ", b"\t", b"\n", b"\r", b",", b"}", b"]")
+# What of a call's bytes the scans look at: digits, `e`, signs, opening brackets. One pass makes
+# it, and the scans skip the rest in strides.
+_SKELETON: Final = bytes(
+    next((ord(k) for k, alike in {"0": b"0123456789", "e": b"eE", "-": b"+-", "[": b"[{"}.items()
+          if c in alike), 0)
+    for c in range(256)
+)  # fmt: skip
+_LARGE_EXPONENTS: Final = (b"e0000", b"e-0000")
+# Hexadecimal ids look like exponents too, but a number ends where its member does.
 _LARGE_EXPONENT: Final = re.compile(rb"[eE][+-]?\d{4,}[\s,}\]]")
 
 _STRING: Final = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -48,19 +50,25 @@ _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def is_suspicious(value: bytes) -> bool:
-    """Tell whether a call's parts need the exact check."""
+def check_call(value: bytes, depth_max: int) -> bool:
+    """Refuse a call that is nested too deep, and tell whether its parts need the exact check.
+
+    Raises:
+        RefusedError: It is deeper than `depth_max`.
+    """
+    skeleton = value.translate(_SKELETON)
+    # Most calls have fewer brackets than they may have levels.
+    if skeleton.count(b"[") > depth_max:
+        check_depth(value, depth_max)
     # One byte is looked for far faster than two.
-    if _BACKSLASH in value and b"\\u" in value:
+    if (_BACKSLASH in value and b"\\u" in value) or len(value) > _DIGITS_SAFE:
         return True
-    if len(value) > _DIGITS_SAFE:
-        return True
-    alike = value.translate(_EXPONENTS_ALIKE, b"+-")
-    found = alike.find(_FOUR_DIGITS)
-    while found >= 0:
-        if alike[found + 1 : found + _EXPONENT_CHARS_MAX].lstrip(b"0")[:1] in _AFTER_NUMBER:
-            return True
-        found = alike.find(_FOUR_DIGITS, found + 1)
+    for exponent in _LARGE_EXPONENTS:
+        found = skeleton.find(exponent)
+        while found >= 0:
+            if _LARGE_EXPONENT.match(value, found):
+                return True
+            found = skeleton.find(exponent, found + 1)
     return False
 
 
