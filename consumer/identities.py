@@ -41,12 +41,15 @@ class Named(NamedTuple):
     """All of them; those to be inserted with the ids reserved for them."""
     missing: list[Identity]
     """Those to be inserted."""
+    fresh: list[Identity]
+    """Those to be remembered once the batch is committed; others are added as they change."""
 
-
-def known_of(state: IdentityState) -> Known:
-    """What is known of an identity whose row is locked or just made."""
-    claimed = None if state.claim is None else state.claim[0]
-    return Known(state.id, state.listed, state.identified, claimed)
+    def learn(self, state: IdentityState) -> None:
+        """Take in what was written of an identity, or read under its lock."""
+        claimed = None if state.claim is None else state.claim[0]
+        known = Known(state.id, state.listed, state.identified, claimed)
+        self.known[state.kind][state.value] = known
+        self.fresh.append(Identity(state.kind, state.value))
 
 
 class Identities:
@@ -63,18 +66,22 @@ class Identities:
             epoch = await connection.fetchval(_SQL["history_epoch"])
             self.begin(epoch)
         known: KnownByValue = {}
+        fresh: list[Identity] = []
         unknown: list[Identity] = []
         for kind in KINDS:
             young, old = self._young[kind], self._old[kind]
             found = known[kind] = {}
             for value in deltas.of_kind(kind):
-                remembered = young.get(value) or old.get(value)
+                remembered = young.get(value)
+                if remembered is None:
+                    fresh.append(Identity(kind, value))
+                    remembered = old.get(value)
                 if remembered is None:
                     unknown.append(Identity(kind, value))
                 else:
                     found[value] = remembered
         missing = await _find(connection, unknown, known) if unknown else []
-        return Named(epoch, known, missing)
+        return Named(epoch, known, missing, fresh)
 
     def begin(self, epoch: int) -> None:
         """Forget what is known of another epoch."""
@@ -87,9 +94,9 @@ class Identities:
         """Keep what was read or committed, should its epoch last."""
         if named.epoch != self._epoch:
             return
-        for kind, known in named.known.items():
-            young = self._young[kind]
-            young.update(known)
+        for kind, value in named.fresh:
+            self._young[kind][value] = named.known[kind][value]
+        for kind, young in self._young.items():
             if len(young) > _REMEMBERED_MAX:
                 self._young[kind], self._old[kind] = {}, young
 

@@ -18,7 +18,7 @@ A user's row lock guards which identities belong to it, so a merge never waits f
 identity, and the order identities, users, the rest has no circle.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import starmap
 from typing import Final
 
@@ -39,7 +39,7 @@ from consumer.core.merge import (
     regroup,
     replay_names,
 )
-from consumer.identities import KnownByValue, Named, known_of
+from consumer.identities import KnownByValue, Named
 from consumer.rows import (
     NEW_IDENTITY_COLUMNS,
     NEW_MEMBER_COLUMNS,
@@ -104,7 +104,7 @@ async def write_batch(
     if calls:
         made = await _insert_identities(connection, named, deltas)
         await copy_rows(connection, "calls", COLUMNS, call_rows(calls, named.known))
-        merges = await _apply(connection, deltas, named.known, made)
+        merges = await _apply(connection, deltas, named, made)
     await _insert_dead_letters(connection, rejected)
     return merges
 
@@ -129,18 +129,16 @@ async def _insert_identities(
             # Another transaction has made one of them.
             raise OutOfDateError from error
         for state in made.values():
-            named.known[state.kind][state.value] = known_of(state)
+            named.learn(state)
     return made
 
 
 async def _apply(
-    connection: Connection,
-    deltas: Deltas,
-    known: KnownByValue,
-    made: Mapping[int, IdentityState],
+    connection: Connection, deltas: Deltas, named: Named, made: Mapping[int, IdentityState]
 ) -> int:
-    """Write what a batch's new calls say, also into `known`; give the number of merges."""
-    changed = await _lock_and_join_identities(connection, deltas, known, made)
+    """Write what a batch's new calls say, also into `named`; give the number of merges."""
+    known = named.known
+    changed = await _lock_and_join_identities(connection, deltas, named, made)
     changed += made.values()
     aliases = [
         AliasRow(
@@ -166,20 +164,22 @@ async def _apply(
 
 def _changing(
     deltas: Deltas, known: KnownByValue, made: Mapping[int, IdentityState]
-) -> Iterator[tuple[IdentityKind, str, Delta]]:
+) -> dict[int, Delta]:
     """Identities whose rows a batch may change, by what was read of them before."""
+    changing = {}
     for kind in KINDS:
         known_of_kind = known[kind]
         for value, delta in deltas.of_kind(kind).items():
-            found = known_of_kind[value]
+            id_, listed, identified, claimed = known_of_kind[value]
             if (
                 delta.traits is not None
                 or delta.group is not None
-                or (delta.listed and not found.listed)
-                or (delta.identified and not found.identified)
-                or (delta.claim is not None and _may_claim(kind, delta.claim, found.claimed))
-            ) and found.id not in made:
-                yield kind, value, delta
+                or (delta.listed and not listed)
+                or (delta.identified and not identified)
+                or (delta.claim is not None and _may_claim(kind, delta.claim, claimed))
+            ) and id_ not in made:
+                changing[id_] = delta
+    return changing
 
 
 def _may_claim(kind: IdentityKind, claim: Call, standing: Clock | None) -> bool:
@@ -198,15 +198,11 @@ def _claimed_by(kind: IdentityKind, value: str, delta: Delta, known: KnownByValu
 
 
 async def _lock_and_join_identities(
-    connection: Connection,
-    deltas: Deltas,
-    known: KnownByValue,
-    made: Mapping[int, IdentityState],
+    connection: Connection, deltas: Deltas, named: Named, made: Mapping[int, IdentityState]
 ) -> list[IdentityState]:
     """Lock the identities that change, join their registers and write them."""
-    changing = {
-        known[kind][value].id: delta for kind, value, delta in _changing(deltas, known, made)
-    }
+    known = named.known
+    changing = _changing(deltas, known, made)
     if not changing:
         return []
     changed = []
@@ -216,7 +212,7 @@ async def _lock_and_join_identities(
         claimed_by = _claimed_by(state.kind, state.value, delta, known)
         if apply_delta(state, delta, claimed_by):
             changed.append(state)
-        known[state.kind][state.value] = known_of(state)
+        named.learn(state)
     if changed:
         await connection.execute(_SQL["update_identities"], *columns(map(identity_row, changed)))
     return changed
