@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,6 +70,13 @@ PEERS: Final = (
     Peer("Jitsu bulker", (14_300, 16_400)),
 )
 
+# What is between such comments is made from the results; people write the rest.
+_BLOCK: Final = re.compile(
+    r"(?P<first><!-- (?P<name>\w+), by make bench-docs -->\n)"
+    r"(?P<content>.*?)\n"
+    r"(?P<last><!-- end of (?P=name) -->)",
+    re.DOTALL,
+)
 _SIZED: Final = (100, 1_000, 10_000, 50_000)
 
 
@@ -81,14 +89,14 @@ class Results(msgspec.Struct):
     sizes: dict[str, float]
     machine: dict[str, str]
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the figures by their keys, and beside them where they come from."""
-        details = msgspec.to_builtins(self)
-        return {**details.pop("figures"), "details": details}
+    def text(self) -> str:
+        """Give the figures by their keys, and beside them where they come from, as JSON."""
+        details: dict[str, Any] = msgspec.to_builtins(self)
+        return json.dumps({**details.pop("figures"), "details": details}, indent=2) + "\n"
 
     @classmethod
     def read(cls, text: str) -> "Results":
-        """Read what `to_json` gave."""
+        """Read what `text` gave."""
         figures = json.loads(text)
         return msgspec.convert({**figures.pop("details"), "figures": figures}, cls)
 
@@ -163,6 +171,11 @@ def machine(results: Results) -> str:
     )
 
 
+def blocks(text: str) -> dict[str, str]:
+    """Give what is between the markers of the page, by their names."""
+    return {found["name"]: found["content"] for found in _BLOCK.finditer(text)}
+
+
 def page(text: str, results: Results) -> str:
     """Give `docs/performance.md` with what is between its markers made anew.
 
@@ -172,18 +185,22 @@ def page(text: str, results: Results) -> str:
     try:
         made = {
             "machine": machine(results),
-            "figures": table(results.figures),
+            "figures": "\n\n".join([table(results.figures), *_images(results)]),
             "sizing": sizing(results.figures),
         }
     except KeyError as error:
         raise WindsorError(f"the results lack {error}: run all of `make bench`") from error
-    for name, content in made.items():
-        before, first, rest = text.partition(f"<!-- {name}, by `make bench-docs` -->\n")
-        _, last, after = rest.partition(f"<!-- end of {name} -->")
-        if not last:
-            raise WindsorError(f"{PAGE} lacks the markers of {name}")
-        text = f"{before}{first}{content}\n{last}{after}"
-    return text
+    if blocks(text).keys() != made.keys():
+        raise WindsorError(f"{PAGE} must have the markers of {', '.join(made)}, each once")
+    return _BLOCK.sub(lambda found: f"{found['first']}{made[found['name']]}\n{found['last']}", text)
+
+
+def _images(results: Results) -> list[str]:
+    return [f"![{_title(plot)}](performance/{name})" for name, plot in plots(results).items()]
+
+
+def _title(plot: str) -> str:
+    return plot.partition("<title>")[2].partition("</title>")[0]
 
 
 # Plots --------------------------------------------------------------------------------------
@@ -270,7 +287,7 @@ def main() -> int:
             results = results.joined(other)
         PUBLISHED.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(PAGE.read_text(), results))
-        PUBLISHED.write_text(json.dumps(results.to_json(), indent=2) + "\n")
+        PUBLISHED.write_text(results.text())
         for name, content in plots(results).items():
             (PUBLISHED.parent / name).write_text(content)
     except WindsorError as error:

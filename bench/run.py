@@ -7,7 +7,6 @@ rounds (of what ends in `_max`, the greatest).
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import platform
@@ -146,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WindsorError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    results_file.write_text(json.dumps(results.to_json(), indent=2) + "\n")
+    results_file.write_text(results.text())
     print(f"\n{table(results.figures)}\n\nwritten to {results_file}")
     return 0
 
