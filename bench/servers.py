@@ -22,6 +22,7 @@ from aiokafka.errors import TopicAlreadyExistsError
 
 from bench import calls
 from bench.calls import Record
+from consumer.errors import WindsorError
 from consumer.schema import migrate
 from demo.servers import embedded_kafka, embedded_postgres
 
@@ -146,7 +147,11 @@ def postgres_cpu_seconds(pid: int) -> float:
 async def ensure_topic(
     kafka: str, name: str, records: Callable[[], Iterable[Record]], count: int
 ) -> None:
-    """Make a topic that holds so many records, unless an earlier run has made it."""
+    """Make a topic that holds so many records, unless an earlier run has made it.
+
+    Raises:
+        WindsorError: The broker did not take all of them.
+    """
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     try:
@@ -159,6 +164,8 @@ async def ensure_topic(
     finally:
         await admin.close()
     await _produce(kafka, name, records())
+    if (found := await _records_count(kafka, name)) != count:
+        raise WindsorError(f"the broker took {found:,} of {count:,} records of {name}")
 
 
 @asynccontextmanager
