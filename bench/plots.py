@@ -12,10 +12,13 @@ from typing import Final, NamedTuple
 TEXT: Final = "#6e7781"
 GRID: Final = "#6e778155"
 STRONG: Final = "#2f81f7"
+OTHER: Final = "#bf8700"
 PLAIN: Final = "#8c959f"
 FAINT: Final = "#8c959f80"
 
 _WIDTH: Final = 720
+# From the name of one curve to the next.
+_LEGEND: Final = 190
 _FONT: Final = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
@@ -53,7 +56,7 @@ class Axis(NamedTuple):
 
 def bars(title: str, rows: Sequence[Bar]) -> str:
     """Draw horizontal bars, from 0."""
-    left, right, top, pitch = 250, 110, 44, 26
+    left, right, top, pitch = 275, 115, 44, 26
     longest = max(row.value for row in rows)
     parts = [_text(0, 18, title, size=15, weight=600)]
     for number, row in enumerate(rows):
@@ -68,8 +71,8 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
 
 
 def curves(title: str, x: Axis, y: Axis, lines: Sequence[Curve], x_title: str) -> str:
-    """Draw lines over a grid, each named at its end."""
-    left, right, top, height = 64, 150, 44, 240
+    """Draw lines over a grid, and their names above it."""
+    left, right, top, height = 64, 32, 64, 220
     bottom, end = top + height, _WIDTH - right
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -85,15 +88,18 @@ def curves(title: str, x: Axis, y: Axis, lines: Sequence[Curve], x_title: str) -
         parts.append(_line(column, bottom, column, bottom + 4))
         parts.append(_text(column, bottom + 18, name, anchor="middle"))
     parts.append(_text((left + end) / 2, bottom + 38, x_title, anchor="middle"))
-    for line in lines:
+    for number, line in enumerate(lines):
+        column = left + number * _LEGEND
+        parts += [
+            f'<rect x="{column}" y="37" width="18" height="3" rx="1" fill="{line.color}"/>',
+            _text(column + 26, 43, line.label),
+        ]
         points = [at(point) for point in line.points]
         path = " ".join(f"{column:.1f},{row:.1f}" for column, row in points)
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{line.color}" stroke-width="2"'
             ' stroke-linejoin="round"/>'
         )
-        column, row = points[-1]
-        parts.append(_text(column + 8, row + 4, line.label, color=line.color))
     return _svg(title, bottom + 50, parts)
 
 
@@ -117,9 +123,8 @@ def _text(
     anchor: str = "start",
     size: int = 13,
     weight: int = 400,
-    color: str = TEXT,
 ) -> str:
-    style = f'text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" fill="{color}"'
+    style = f'text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" fill="{TEXT}"'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
 
 

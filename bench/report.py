@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from bench.plots import FAINT, PLAIN, STRONG, Axis, Bar, Curve, bars, curves, decades
+from bench.plots import FAINT, OTHER, PLAIN, STRONG, Axis, Bar, Curve, bars, curves, decades
 from bench.scenarios import CURVE_SHARES, GROWTH_SLICES, LOADED_SHARE, STEADY_CALLS_PER_SECOND
 from consumer.errors import WindsorError
 
@@ -66,8 +66,8 @@ PEERS: Final = (
     Peer("executemany of 500, by hand", (27_800, 27_800)),
     Peer("FastStream, in batches", (25_300, 25_300)),
     Peer("Debezium JDBC sink, typed columns", (21_000, 21_000)),
-    Peer("Quix", (16_000, 16_000)),
     Peer("Jitsu bulker", (14_300, 16_400)),
+    Peer("Quix", (16_000, 16_000)),
 )
 
 # What is between such comments is made from the results; people write the rest.
@@ -240,7 +240,7 @@ def _throughput(figures: Mapping[str, float]) -> str:
 def _freshness(found: Mapping[str, list[float]]) -> str:
     kinds = [
         (f"{STEADY_CALLS_PER_SECOND:,} calls/s", "freshness_seconds", STRONG),
-        (f"{LOADED_SHARE:.0%} of the maximum", "freshness_loaded_seconds", PLAIN),
+        (f"{LOADED_SHARE:.0%} of the maximum", "freshness_loaded_seconds", OTHER),
     ]
     lines = [
         Curve(label, [*zip(found[key], CURVE_SHARES, strict=True)], color)
@@ -250,9 +250,9 @@ def _freshness(found: Mapping[str, list[float]]) -> str:
     seconds = [second for line in lines for second, _ in line.points]
     shares = Axis(0, 1, [(share / 4, f"{share * 25} %") for share in range(5)])
     return curves(
-        "From Kafka to visible in Postgres",
+        "Share of calls that a query sees, by the time since their Kafka timestamp",
         *(decades(max(min(seconds), 0.001), max(seconds)), shares, lines),
-        "share of calls that are visible so soon",
+        "time since the Kafka timestamp",
     )
 
 
@@ -264,8 +264,8 @@ def _growth(rates: list[float]) -> str:
         "Throughput while three months are loaded",
         Axis(1, GROWTH_SLICES, [(n, f"{n * 10} %") for n in range(1, GROWTH_SLICES + 1)]),
         Axis(0, top, [(top * n / 4, f"{top * n / 4:,.0f}") for n in range(5)]),
-        [Curve("calls/s", points, STRONG)],
-        "of the calls",
+        [Curve("calls per second", points, STRONG)],
+        "share of the calls that are loaded",
     )
 
 

@@ -1,11 +1,23 @@
 """The bench runs, with few calls: what it measures here says nothing, that it measures does."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from bench.calls import calls, hot_user, quarter
-from bench.report import MEANINGS, PAGE, PUBLISHED, Results, blocks, page, plots, shown, sizing
+from bench.report import (
+    MEANINGS,
+    PAGE,
+    PEERS,
+    PUBLISHED,
+    Results,
+    blocks,
+    page,
+    plots,
+    shown,
+    sizing,
+)
 from bench.run import chosen, measure, summary
 from bench.scenarios import LONG_SCENARIOS, SCENARIOS
 from bench.servers import running
@@ -139,3 +151,13 @@ def test_page_without_its_markers_is_refused() -> None:
 
     with pytest.raises(WindsorError, match="must have the markers of machine, figures, sizing"):
         page("# Performance\n", results)
+
+
+def test_page_and_plot_tell_the_same_of_other_tools() -> None:
+    rows = re.findall(r"^\| (.+) \| ([\d,]+)(?:\u2013([\d,]+))? \|$", PAGE.read_text(), re.MULTILINE)
+    told = [
+        (name.replace("`", ""), low.replace(",", ""), (high or low).replace(",", ""))
+        for name, low, high in rows
+    ]
+
+    assert told == [(peer.name, *map(str, peer.calls_per_second)) for peer in PEERS]
