@@ -28,7 +28,7 @@ MEANINGS: Final = {
     "ratio_to_per_message": "the first over the simple loop",
     "freshness_p50_seconds": f"Kafka timestamp to visible, {STEADY_CALLS_PER_SECOND:,} calls/s",
     "freshness_p99_seconds": "the same, all but one in a hundred",
-    "freshness_p50_loaded_seconds": f"the same at {LOADED_SHARE:.0%} of `calls_per_second`",
+    "freshness_p50_loaded_seconds": f"the same at {LOADED_SHARE * 100:.0f} % of `calls_per_second`",
     "freshness_p99_loaded_seconds": "likewise, all but one in a hundred",
     "freshness_loaded_calls_per_second": "the pace that the loaded producer kept",
     "audience_sync_seconds": "first sync of an audience with every user",
@@ -240,7 +240,7 @@ def _throughput(figures: Mapping[str, float]) -> str:
 def _freshness(found: Mapping[str, list[float]]) -> str:
     kinds = [
         (f"{STEADY_CALLS_PER_SECOND:,} calls/s", "freshness_seconds", STRONG),
-        (f"{LOADED_SHARE:.0%} of the maximum", "freshness_loaded_seconds", OTHER),
+        (f"{LOADED_SHARE * 100:.0f} % of the maximum", "freshness_loaded_seconds", OTHER),
     ]
     lines = [
         Curve(label, [*zip(found[key], CURVE_SHARES, strict=True)], color)

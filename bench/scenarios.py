@@ -234,6 +234,8 @@ async def _fingerprint(dsn: str) -> dict[str, object]:
     """The public views: how many rows, and a sum over what is in them."""
     connection = await asyncpg.connect(dsn)
     try:
+        # Without statistics, which are not there so soon, the views' joins take minutes.
+        await connection.execute("ANALYZE")
         found: dict[str, object] = {}
         for (view,) in await connection.fetch(_VIEWS):
             # Of the feed what can change: a call stays as it is, whose it is does not.

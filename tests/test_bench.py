@@ -154,7 +154,8 @@ def test_page_without_its_markers_is_refused() -> None:
 
 
 def test_page_and_plot_tell_the_same_of_other_tools() -> None:
-    rows = re.findall(r"^\| (.+) \| ([\d,]+)(?:\u2013([\d,]+))? \|$", PAGE.read_text(), re.MULTILINE)
+    row = r"^\| (.+) \| ([\d,]+)(?:\u2013([\d,]+))? \|$"
+    rows = re.findall(row, PAGE.read_text(), re.MULTILINE)
     told = [
         (name.replace("`", ""), low.replace(",", ""), (high or low).replace(",", ""))
         for name, low, high in rows
