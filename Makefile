@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export VIRTUAL_ENV :=
 
-.PHONY: help setup run test check format bench fuzz schemas
+.PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,8 +36,17 @@ format: setup ## Let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Measure from Kafka to committed on this machine, beside the rivals
-	$(BIN)/python -m bench.run
+# ONLY=throughput,replay runs some scenarios; CALLS=20000 and ROUNDS=1 make them short.
+BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(CALLS),--calls $(CALLS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench: setup ## Measure from Kafka to committed on this machine, beside the rivals (ONLY, CALLS, ROUNDS)
+	$(BIN)/python -m bench.run $(BENCH_OPTIONS)
+
+bench-long: setup ## Measure what takes long: three months of calls (CALLS, ROUNDS)
+	$(BIN)/python -m bench.run --long $(BENCH_OPTIONS)
+
+bench-docs: setup ## Write the last results into docs/performance.md and its plots
+	$(BIN)/python -m bench.report
 
 fuzz: SECONDS ?= 60
 fuzz: setup ## Fuzz decoding and folding: SECONDS=60, or INPUT=path to repeat one input
