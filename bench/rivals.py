@@ -17,8 +17,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench.servers import LOGS, PARTITIONS
-from consumer.connection import prepare_connection
 from consumer.errors import WindsorError
+from consumer.postgres import prepare_connection
 
 _TABLE = """
 CREATE TABLE calls (message_id text PRIMARY KEY, user_id text, occurred_at timestamptz,

@@ -28,10 +28,10 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 import asyncpg
 import msgspec
 
-from consumer.connection import FAILURES, translated
 from consumer.core.call import Record
 from consumer.errors import RecordRefusedError, SourceError, WindsorError
-from consumer.rows import columns
+from consumer.postgres import FAILURES, translated
+from consumer.postgres.rows import columns
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 

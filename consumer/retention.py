@@ -31,9 +31,9 @@ from typing import Any, Final, NamedTuple, Protocol
 import asyncpg
 import structlog
 
-from consumer.connection import FAILURES, Connection, prepare_connection, translated
 from consumer.core.policy import RetryPolicy, expired_before
 from consumer.errors import TransientSinkError
+from consumer.postgres import FAILURES, Connection, prepare_connection, translated
 from consumer.sql import load_queries
 
 log = structlog.get_logger()

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from consumer.connection import FAILURES, Connection, translated
 from consumer.errors import SchemaError
+from consumer.postgres import FAILURES, Connection, translated
 
 
 class Migration(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 import msgspec
 
-from consumer.connection import FAILURES, translated
 from consumer.errors import SourceError, TransientSinkError
 from consumer.kafka import KafkaOptions, Lag, lag_of_group
+from consumer.postgres import FAILURES, translated
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 

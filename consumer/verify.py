@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-from consumer.connection import Connection, prepare_connection
 from consumer.core.call import Clock
+from consumer.postgres import Connection, prepare_connection
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 

@@ -3,8 +3,8 @@
 import asyncpg
 import pytest
 
-from consumer.connection import FAILURES, translated
 from consumer.errors import PermanentSinkError, TransientSinkError
+from consumer.postgres import FAILURES, translated
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Postgres: batches in, each one transaction. The only module that knows the pool.
+"""Batches in, each one transaction. The only module that knows the pool.
 
-A batch is tried until it is committed as a whole: `consumer.transaction` begins again when
+A batch is tried until it is committed as a whole: `consumer.postgres.transaction` begins again when
 what was read before it holds no more, and when a call is met that is stored already. The
 world's failures and the data's go to the pipeline, which waits or bisects.
 """
@@ -13,13 +13,13 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-from consumer.connection import FAILURES, Connection, prepare_connection, translated
 from consumer.core.clock import week_start
 from consumer.core.fold import CallsByWeek, distinct, fold
-from consumer.identities import Identities
 from consumer.ports import Batch, Written
+from consumer.postgres.connection import FAILURES, Connection, prepare_connection, translated
+from consumer.postgres.identities import Identities
+from consumer.postgres.transaction import OutOfDateError, write_batch
 from consumer.sql import load_queries
-from consumer.transaction import OutOfDateError, write_batch
 
 _SQL: Final = load_queries("write.sql")
 

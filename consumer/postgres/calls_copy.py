@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, cast
 
-from consumer.binary_copy import BIGINT, NULL, bigints, jsonb_length, length, text
-from consumer.connection import PG_EPOCH_US
 from consumer.core.call import Call, CallType, IdentityKind
-from consumer.identities import Known
+from consumer.postgres.binary_copy import BIGINT, NULL, bigints, jsonb_length, length, text
+from consumer.postgres.connection import PG_EPOCH_US
+from consumer.postgres.identities import Known
 
 COLUMNS: Final = (
     "occurred_at",
@@ -42,7 +42,7 @@ _MET_CHARS_MAX: Final = 256
 def call_rows(
     calls: Iterable[Call], known: Mapping[IdentityKind, Mapping[str, Known]]
 ) -> Iterator[Sequence[bytes]]:
-    """Encode calls for `consumer.binary_copy.copy_rows`.
+    """Encode calls for `consumer.postgres.binary_copy.copy_rows`.
 
     Args:
         calls: In the order in which they are to be copied.

@@ -8,10 +8,10 @@ starts another epoch, in which everything is asked anew.
 
 from typing import Final, NamedTuple, TypeAlias
 
-from consumer.connection import Connection
 from consumer.core.call import Clock, Identity, IdentityKind
 from consumer.core.fold import KINDS, Deltas
 from consumer.core.merge import IdentityState
+from consumer.postgres.connection import Connection
 from consumer.sql import load_queries
 
 _SQL: Final = load_queries("write.sql")

@@ -24,9 +24,6 @@ from typing import Final
 
 import asyncpg
 
-from consumer.binary_copy import copy_rows
-from consumer.calls_copy import COLUMNS, call_rows
-from consumer.connection import Connection
 from consumer.core.call import Call, Clock, IdentityKind, Rejected
 from consumer.core.fold import KINDS, Delta, Deltas, Traits
 from consumer.core.merge import (
@@ -39,8 +36,11 @@ from consumer.core.merge import (
     regroup,
     replay_names,
 )
-from consumer.identities import KnownByValue, Named
-from consumer.rows import (
+from consumer.postgres.binary_copy import copy_rows
+from consumer.postgres.calls_copy import COLUMNS, call_rows
+from consumer.postgres.connection import Connection
+from consumer.postgres.identities import KnownByValue, Named
+from consumer.postgres.rows import (
     NEW_IDENTITY_COLUMNS,
     NEW_MEMBER_COLUMNS,
     NEW_SEEN_COLUMNS,

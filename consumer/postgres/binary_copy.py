@@ -10,7 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from consumer.connection import PG_EPOCH_US, Connection
+from consumer.postgres.connection import PG_EPOCH_US, Connection
 
 NULL: Final = b"\xff\xff\xff\xff"
 BIGINT: Final = struct.Struct("!iq")

@@ -8,7 +8,10 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from consumer.binary_copy import (
+from consumer.core.call import Clock
+from consumer.core.fold import Group, Traits
+from consumer.core.merge import IdentityState, UserState
+from consumer.postgres.binary_copy import (
     BIGINT,
     NO_REGISTER,
     NULL,
@@ -18,10 +21,7 @@ from consumer.binary_copy import (
     text,
     timestamp,
 )
-from consumer.connection import PG_EPOCH_US
-from consumer.core.call import Clock
-from consumer.core.fold import Group, Traits
-from consumer.core.merge import IdentityState, UserState
+from consumer.postgres.connection import PG_EPOCH_US
 
 _YEAR_10000_MS: Final = 253_402_300_800_000
 
@@ -82,7 +82,7 @@ _NEW_IDENTITY: Final = struct.Struct("!hiqi?i?")
 
 
 def new_identity_row(state: IdentityState) -> Sequence[bytes]:
-    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    """Encode a row for `consumer.postgres.binary_copy.copy_rows`."""
     claim = state.claim
     return (
         _NEW_IDENTITY.pack(
@@ -106,7 +106,7 @@ _NEW_USER: Final = struct.Struct("!hiqiii?")
 
 
 def new_user_row(state: UserState) -> Sequence[bytes]:
-    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    """Encode a row for `consumer.postgres.binary_copy.copy_rows`."""
     merged = state.merged
     return (
         _NEW_USER.pack(
@@ -124,7 +124,7 @@ _NEW_MEMBER: Final = struct.Struct("!hiqiq")
 
 
 def new_member_row(identity: int, user: int) -> Sequence[bytes]:
-    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    """Encode a row for `consumer.postgres.binary_copy.copy_rows`."""
     return (_NEW_MEMBER.pack(len(NEW_MEMBER_COLUMNS), 8, identity, 8, user),)
 
 
@@ -133,7 +133,7 @@ _NEW_SEEN: Final = struct.Struct("!hiqiqiq")
 
 
 def new_seen_row(identity: int, first_at: int, last_at: int) -> Sequence[bytes]:
-    """Encode a row for `consumer.binary_copy.copy_rows`."""
+    """Encode a row for `consumer.postgres.binary_copy.copy_rows`."""
     first, last = first_at - PG_EPOCH_US, last_at - PG_EPOCH_US
     return (_NEW_SEEN.pack(len(NEW_SEEN_COLUMNS), 8, identity, 8, first, 8, last),)
 

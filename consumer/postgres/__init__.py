@@ -1,0 +1,14 @@
+"""Postgres' edge: one transaction a batch."""
+
+from consumer.postgres.connection import FAILURES, Connection, prepare_connection, translated
+from consumer.postgres.sink import PostgresOptions, PostgresSink, open_sink
+
+__all__ = [
+    "FAILURES",
+    "Connection",
+    "PostgresOptions",
+    "PostgresSink",
+    "open_sink",
+    "prepare_connection",
+    "translated",
+]
