@@ -79,14 +79,16 @@ async def freshness(
     assert pacer.stdin is not None  # noqa: S101 - it is a pipe
     assert pacer.stdout is not None  # noqa: S101 - likewise
     seen: dict[int, float] = {}
-    watching = asyncio.create_task(_watch(dsn, seen))
+    stop = asyncio.Event()
+    watching = asyncio.create_task(_watch(dsn, seen, stop))
     try:
         await pacer.stdout.readline()
         pacer.stdin.write(b"go\n")
         sent = msgspec.json.decode(await pacer.stdout.readline(), type=Sent)
         await _all_seen(len(sent.probes_ms), seen, watching)
     finally:
-        watching.cancel()
+        stop.set()
+        await asyncio.wait([watching])
         # Where we gave up, it ends at the end of its input.
         await pacer.communicate()
     ages = [seen[number] - sent_ms / 1000 for number, sent_ms in enumerate(sent.probes_ms)]
@@ -94,7 +96,7 @@ async def freshness(
     return Freshness(sorted(ages[warm_probes:]), sent.calls_per_second)
 
 
-async def _watch(dsn: str, seen: dict[int, float]) -> None:
+async def _watch(dsn: str, seen: dict[int, float], stop: asyncio.Event) -> None:
     """Note when each probe is first seen, by the clock that the records' timestamps are of."""
     users = [probe_user(number) for number in range(PROBE_USERS)]
     # What each user's next probe is.
@@ -102,7 +104,7 @@ async def _watch(dsn: str, seen: dict[int, float]) -> None:
     connection = await asyncpg.connect(dsn, server_settings=_SETTINGS)
     try:
         statement = await connection.prepare(_LAST_PROBES)
-        while True:
+        while not stop.is_set():
             asked = time.monotonic()
             numbers = [row[0] for row in await statement.fetch(users)]
             at = time.time()

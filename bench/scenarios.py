@@ -150,10 +150,13 @@ async def alias_storm(stage: Stage) -> Figures:
     for mix in _ALIAS_STORMS:
         topic = await stage.topic(mix, count)
         async with stage.database() as dsn:
-            watching = asyncio.create_task(_longest_transaction(dsn, stop := asyncio.Event()))
-            consumed = await stage.consume(topic, dsn, count)
-            stop.set()
-            longest = max(longest, await watching)
+            stop = asyncio.Event()
+            watching = asyncio.create_task(_longest_transaction(dsn, stop))
+            try:
+                consumed = await stage.consume(topic, dsn, count)
+            finally:
+                stop.set()
+                longest = max(longest, await watching)
             await _expect(dsn, "SELECT count(*) FROM windsor.users", 1)
         figures[f"{mix.__name__}_calls_per_second"] = consumed.calls_per_second
         seconds += consumed.seconds
