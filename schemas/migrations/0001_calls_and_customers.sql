@@ -313,17 +313,27 @@ SELECT
     u.group_id,
     u.traits,
     u.identified,
-    s.first_seen_at,
-    s.last_seen_at
-FROM windsor_private.users AS u
-CROSS JOIN LATERAL (
-    SELECT
-        min(seen.first_at) AS first_seen_at,
-        max(seen.last_at) AS last_seen_at
-    FROM windsor_private.members AS m
-    INNER JOIN windsor_private.seen ON seen.identity_id = m.identity_id
-    WHERE m.user_id = u.id
-) AS s;
+    -- Subqueries within subqueries: whatever the planner believes of the tables, it looks each
+    -- identity up by its key, and never reads all sightings for each user.
+    (
+        SELECT
+            min((
+                SELECT s.first_at FROM windsor_private.seen AS s
+                WHERE s.identity_id = m.identity_id
+            ))
+        FROM windsor_private.members AS m
+        WHERE m.user_id = u.id
+    ) AS first_seen_at,
+    (
+        SELECT
+            max((
+                SELECT s.last_at FROM windsor_private.seen AS s
+                WHERE s.identity_id = m.identity_id
+            ))
+        FROM windsor_private.members AS m
+        WHERE m.user_id = u.id
+    ) AS last_seen_at
+FROM windsor_private.users AS u;
 
 CREATE VIEW windsor.user_ids AS
 SELECT
