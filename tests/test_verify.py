@@ -1,6 +1,7 @@
 """Verify recomputes from the calls alone: it sees each kind of damage, and mends it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -72,6 +73,10 @@ async def write(dsn: str, world: list[dict[str, Any]]) -> None:
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(dsn, server_settings={"search_path": "windsor_private"})
+    # Texts that mean the same are the same.
+    await connection.set_type_codec(
+        "json", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+    )
     try:
         yield connection
     finally:

@@ -8,8 +8,8 @@ import hashlib
 import pytest
 
 from consumer.core.call import Call, Clock, Identity
-from consumer.core.decode import DecodeRules
-from tests.core.calls import START_US
+from consumer.core.decode import Decoder, DecodeRules
+from tests.core.calls import START_US, HandRecord
 from tests.core.outcomes import (
     EMAIL,
     EMAIL_OPENED,
@@ -267,3 +267,17 @@ def test_absent_message_id_is_a_hash_of_the_value_and_the_position(absent: Field
     assert first.clock == again.clock
     assert ids == ids_again
     assert len({first.clock.message_id, other.clock.message_id, *ids}) == 4
+
+
+def test_ids_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.core.decode._REMEMBERED_MAX", 2)
+    decoder = Decoder()
+    sent = [f"user-{number}" for number in (1, 2, 3, 1, 1)]
+
+    outcomes = [
+        outcome
+        for user_id in sent
+        for outcome in decoder.decode(HandRecord(value=a_call(userId=user_id)))
+    ]
+
+    assert [outcome.user_id for outcome in outcomes if isinstance(outcome, Call)] == sent
