@@ -4,6 +4,7 @@ Sentence by sentence of the contract; what must be refused is in `hostile.py`.
 """
 
 import hashlib
+import json
 
 import pytest
 
@@ -277,7 +278,7 @@ def test_ids_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     outcomes = [
         outcome
         for user_id in sent
-        for outcome in decoder.decode(HandRecord(value=a_call(userId=user_id)))
+        for outcome in decoder.decode(HandRecord(value=json.dumps(a_call(userId=user_id)).encode()))
     ]
 
     assert [outcome.user_id for outcome in outcomes if isinstance(outcome, Call)] == sent
