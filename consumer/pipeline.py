@@ -417,7 +417,9 @@ class Pipeline:
                     # The partitions have a new owner, who writes this.
                     return
             except PermanentSinkError as error:
-                await self._bisect(lane, batch, error)
+                # The database answers, be it with a refusal.
+                self.sink_failing_since = None
+                await self._bisect(lane, batch, shares, error)
                 return
             else:
                 self.sink_failing_since = None
@@ -426,18 +428,20 @@ class Pipeline:
                 )
                 return
 
-    async def _bisect(self, lane: int, batch: Batch, error: PermanentSinkError) -> None:
+    async def _bisect(
+        self, lane: int, batch: Batch, shares: Sequence[Share], error: PermanentSinkError
+    ) -> None:
         """Halve a refused batch until the offending call alone is a dead letter."""
         calls, rejected, reads = batch
         if len(calls) > 1:
             half = len(calls) // 2
-            await self._write_until_done(lane, Batch(calls[:half], [], reads))
-            await self._write_until_done(lane, Batch(calls[half:], rejected, reads))
+            await self._write_until_done(lane, Batch(calls[:half], [], reads), shares)
+            await self._write_until_done(lane, Batch(calls[half:], rejected, reads), shares)
         elif calls:
             (call,) = calls
             refused = Rejected(call.record, call.position, "rejected_by_database", str(error))
             log.warning("call.refused", lane=lane, topic=call.record.topic, error=str(error))
-            await self._write_until_done(lane, Batch([], [*rejected, refused], reads))
+            await self._write_until_done(lane, Batch([], [*rejected, refused], reads), shares)
         else:
             # Dead letters hold raw bytes and checked text: a refusal is our own mistake.
             raise error

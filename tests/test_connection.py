@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from consumer.errors import PermanentSinkError, TransientSinkError
+from consumer.errors import ConfigError, PermanentSinkError, TransientSinkError
 from consumer.postgres import FAILURES, translated
 
 
@@ -19,6 +19,7 @@ from consumer.postgres import FAILURES, translated
         (asyncpg.InternalClientError("another operation is in progress"), TransientSinkError),
         (ConnectionResetError("reset"), TransientSinkError),
         (TimeoutError(), TransientSinkError),
+        (asyncpg.ProtocolViolationError("unsupported startup parameter: jit"), ConfigError),
         (asyncpg.NumericValueOutOfRangeError("1e999999"), PermanentSinkError),
         (asyncpg.UntranslatableCharacterError("NUL"), PermanentSinkError),
         (asyncpg.ProgramLimitExceededError("row too big"), PermanentSinkError),

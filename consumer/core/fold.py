@@ -8,7 +8,7 @@ an order; `consumer.core.merge` applies those.
 Source: the contract, sections 1.1 and 1.4.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -99,12 +99,6 @@ class Deltas(msgspec.Struct, gc=False):
             "phone": self.phones,
         }
         return fields[kind]
-
-    def items(self) -> Iterator[tuple[Identity, Delta]]:
-        """Each identity that the batch says anything of."""
-        for kind in KINDS:
-            for value, delta in self.of_kind(kind).items():
-                yield Identity(kind, value), delta
 
 
 KINDS: Final[tuple[IdentityKind, ...]] = ("user", "anonymous", "email", "phone")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
-from consumer.errors import PermanentSinkError, TransientSinkError
+from consumer.errors import ConfigError, PermanentSinkError, TransientSinkError
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -35,6 +35,11 @@ _PERMANENT_CLASSES: Final = ("21", "22", "23", "54")
 def translated(error: Exception) -> Exception:
     """Say whose fault an error is: the world's, the data's, or (unchanged) our own."""
     state = getattr(error, "sqlstate", None) or ""
+    if "startup parameter" in str(error):
+        return ConfigError(
+            f"WINDSOR_DATABASE_URL: the pooler before Postgres refuses our settings ({error}):"
+            " name Postgres itself, or add them to PgBouncer's ignore_startup_parameters"
+        )
     # asyncpg raises ValueErrors of its own for what it cannot encode.
     refused = isinstance(error, (asyncpg.DataError, ValueError))
     if refused or state.startswith(_PERMANENT_CLASSES):

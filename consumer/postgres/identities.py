@@ -2,8 +2,9 @@
 
 What is remembered of an identity moves in one direction only (an id never changes, a listed
 one stays listed, a claim's clock goes one way), so the database may be ahead of it, never
-behind: at worst a row is locked for nothing. An operator's command that rewrites history
-starts another epoch, in which everything is asked anew.
+behind: at worst a row is locked for nothing. That holds within one history: an operator's
+command that rewrites it, and another server after a failover or a restore, start another one,
+in which everything is asked anew.
 """
 
 from typing import Final, NamedTuple, TypeAlias
@@ -16,7 +17,7 @@ from consumer.sql import load_queries
 
 _SQL: Final = load_queries("write.sql")
 
-# Some 300 bytes each, in two generations.
+# Of all kinds, some 450 bytes each, in two generations.
 _REMEMBERED_MAX: Final = 100_000
 
 
@@ -35,8 +36,8 @@ KnownByValue: TypeAlias = dict[IdentityKind, dict[str, Known]]
 class Named(NamedTuple):
     """The identities that a batch's new calls mention."""
 
-    epoch: int
-    """Of history, in which they were read."""
+    history: str
+    """In which they were read."""
     known: KnownByValue
     """All of them; those to be inserted with the ids reserved for them."""
     missing: list[Identity]
@@ -56,15 +57,15 @@ class Identities:
     """What is known of identities met lately, in two generations of bounded size."""
 
     def __init__(self) -> None:
-        self._epoch: int | None = None
+        self._history: str | None = None
         self._young: dict[IdentityKind, dict[str, Known]] = {kind: {} for kind in KINDS}
         self._old: dict[IdentityKind, dict[str, Known]] = {kind: {} for kind in KINDS}
 
     async def name(self, connection: Connection, deltas: Deltas) -> Named:
         """Find the identities of a batch, and reserve ids for those that there are not."""
-        if (epoch := self._epoch) is None:
-            epoch = await connection.fetchval(_SQL["history_epoch"])
-            self.begin(epoch)
+        if (history := self._history) is None:
+            history = await connection.fetchval(_SQL["history_now"])
+            self.begin(history)
         known: KnownByValue = {}
         fresh: list[Identity] = []
         unknown: list[Identity] = []
@@ -81,24 +82,24 @@ class Identities:
                 else:
                     found[value] = remembered
         missing = await _find(connection, unknown, known) if unknown else []
-        return Named(epoch, known, missing, fresh)
+        return Named(history, known, missing, fresh)
 
-    def begin(self, epoch: int) -> None:
-        """Forget what is known of another epoch."""
-        if self._epoch != epoch:
-            self._epoch = epoch
+    def begin(self, history: str) -> None:
+        """Forget what is known of another history."""
+        if self._history != history:
+            self._history = history
             for kind in KINDS:
                 self._young[kind], self._old[kind] = {}, {}
 
     def remember(self, named: Named) -> None:
-        """Keep what was read or committed, should its epoch last."""
-        if named.epoch != self._epoch:
+        """Keep what was read or committed, should its history last."""
+        if named.history != self._history:
             return
         for kind, value in named.fresh:
             self._young[kind][value] = named.known[kind][value]
-        for kind, young in self._young.items():
-            if len(young) > _REMEMBERED_MAX:
-                self._young[kind], self._old[kind] = {}, young
+        if sum(map(len, self._young.values())) > _REMEMBERED_MAX:
+            for kind in KINDS:
+                self._young[kind], self._old[kind] = {}, self._young[kind]
 
 
 async def _find(

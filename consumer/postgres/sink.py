@@ -1,8 +1,8 @@
 """Batches in, each one transaction. The only module that knows the pool.
 
-A batch is tried until it is committed as a whole: `consumer.postgres.transaction` begins again when
-what was read before it holds no more, and when a call is met that is stored already. The
-world's failures and the data's go to the pipeline, which waits or bisects.
+A batch is tried until it is committed as a whole: its transaction is begun again when what was
+read before it holds no more, and when a call is met that is stored already. The world's
+failures and the data's go to the pipeline, which waits or bisects.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import asyncpg
 
 from consumer.core.clock import week_start
 from consumer.core.fold import CallsByWeek, distinct, fold
+from consumer.errors import TransientSinkError
 from consumer.ports import Batch, Written
 from consumer.postgres.connection import FAILURES, Connection, prepare_connection, translated
 from consumer.postgres.identities import Identities
@@ -26,6 +27,9 @@ _SQL: Final = load_queries("write.sql")
 # For so many batches after a duplicate we ask before copying: a replay is duplicates all
 # through, and a failed COPY costs more than the question.
 _CHECKED_BATCHES: Final = 50
+
+# Each time another transaction has gone on; so many in a row are no race any more.
+_ATTEMPTS_MAX: Final = 50
 
 _FIRST_MONDAY: Final = date(1970, 1, 5)
 
@@ -71,19 +75,23 @@ class PostgresSink:
         """Write a batch in one transaction; see `consumer.ports.Sink.write`."""
         weeks = distinct(batch.calls)
         async with self._connection() as connection:
-            await self._ensure_weeks(connection, weeks)
-            for attempt in itertools.count(1):
+            for attempt in range(1, _ATTEMPTS_MAX + 1):
                 try:
+                    await self._ensure_weeks(connection, weeks)
                     return await self._try(connection, batch, weeks, attempt)
                 except asyncpg.UniqueViolationError as error:
                     if error.table_name is None or not error.table_name.startswith("calls"):
                         raise
                     # A call of the batch is stored already: ask which, and copy the others.
                     self._checked_batches_left = _CHECKED_BATCHES
+                except asyncpg.CheckViolationError:
+                    # No partition for a call: another server has not all that was made here.
+                    self._weeks.clear()
                 except OutOfDateError as error:
-                    if error.epoch is not None:
-                        self._identities.begin(error.epoch)
-        raise AssertionError("unreachable")
+                    if error.history is not None:
+                        self._identities.begin(error.history)
+                        self._weeks.clear()
+        raise TransientSinkError(f"a batch was out of date {_ATTEMPTS_MAX} times in a row")
 
     async def ping(self) -> None:
         """Ask Postgres for a sign of life.

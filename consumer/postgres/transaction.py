@@ -71,10 +71,10 @@ class OutOfDateError(Exception):
     Identities were made or users merged by another one, or history was rewritten.
     """
 
-    def __init__(self, epoch: int | None = None) -> None:
-        super().__init__(epoch)
-        self.epoch = epoch
-        """Of history now, where that was rewritten."""
+    def __init__(self, history: str | None = None) -> None:
+        super().__init__(history)
+        self.history = history
+        """The one that holds now, where it is another."""
 
 
 async def write_batch(
@@ -97,9 +97,9 @@ async def write_batch(
         OutOfDateError: Roll back and begin again.
         asyncpg.UniqueViolationError: One of the calls is stored already.
     """
-    epoch = await connection.fetchval(_SQL["join_batches"])
-    if epoch != named.epoch:
-        raise OutOfDateError(epoch)
+    history = await connection.fetchval(_SQL["join_batches"])
+    if history != named.history:
+        raise OutOfDateError(history)
     merges = 0
     if calls:
         made = await _insert_identities(connection, named, deltas)
@@ -126,6 +126,8 @@ async def _insert_identities(
                 connection, "identities", NEW_IDENTITY_COLUMNS, map(new_identity_row, made.values())
             )
         except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "identities_kind_value_key":
+                raise
             # Another transaction has made one of them.
             raise OutOfDateError from error
         for state in made.values():

@@ -1,5 +1,6 @@
--- The statements of one batch, in the order in which a transaction runs them. Every
--- transaction locks in this order, and by id within a step, so none waits in a circle.
+-- The statements of one batch: those up to `stored_calls` run before or at the beginning of its
+-- transaction, the others in this order. Every transaction locks in this order, and by id
+-- within a step, so none waits in a circle.
 -- A batch costs a fixed number of statements, whatever it holds.
 
 -- Whose ids are known. Runs before the transaction: an identity's id never changes, and a
@@ -23,12 +24,12 @@ SELECT nextval('windsor_private.identities_id_seq') FROM generate_series(1, $1::
 SELECT windsor_private.ensure_week($1::date)
 
 -- Held to the end of the transaction; an operator's command that rewrites history holds off
--- all batches. Gives which rewriting it is: what is remembered from before it holds no more.
+-- all batches. Gives which history it is: what is remembered from before it holds no more.
 -- name: join_batches
 SELECT windsor_private.join_batches()
 
--- name: history_epoch
-SELECT h.epoch FROM windsor_private.history AS h
+-- name: history_now
+SELECT windsor_private.history_now()
 
 -- Which calls are stored already. Asked only while duplicates are being met.
 -- name: stored_calls

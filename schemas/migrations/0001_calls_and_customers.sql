@@ -153,7 +153,7 @@ CREATE TABLE windsor_private.identities (
     claimed_at timestamptz,
     group_at timestamptz,
     kind windsor_private.identity_kind NOT NULL,
-    -- Shown in windsor.user_ids: false while only looked up, or named by a previousId alone.
+    -- Shown in windsor.user_ids: false while named by a previousId alone.
     listed boolean NOT NULL DEFAULT false,
     identified boolean NOT NULL DEFAULT false,
     value text COLLATE "C" NOT NULL,
@@ -250,13 +250,22 @@ CREATE TABLE windsor_private.history (
 );
 INSERT INTO windsor_private.history DEFAULT VALUES;
 
--- A batch takes part until its transaction ends; gives the epoch, read only once no command
--- that begins another one is in the way.
-CREATE FUNCTION windsor_private.join_batches() RETURNS bigint
+-- Which history this is: the epoch, and the start of the server. After a failover or a restore
+-- another server answers, which may lack what was committed last on the one before.
+CREATE FUNCTION windsor_private.history_now() RETURNS text
+LANGUAGE sql STABLE
+RETURN (
+    SELECT h.epoch || ' ' || extract(EPOCH FROM pg_postmaster_start_time())
+    FROM windsor_private.history AS h
+);
+
+-- A batch takes part until its transaction ends; gives the history, read only once no command
+-- that begins another epoch is in the way.
+CREATE FUNCTION windsor_private.join_batches() RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtext('windsor.batches'));
-    RETURN (SELECT h.epoch FROM windsor_private.history AS h);
+    RETURN windsor_private.history_now();
 END
 $$;
 

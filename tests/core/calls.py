@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from consumer.core.call import Call, CallType, Clock
-from consumer.core.fold import Traits
+from consumer.core.call import Call, CallType, Clock, Identity
+from consumer.core.fold import KINDS, Delta, Deltas, Traits
 
 # 2026-10-05T00:00:00Z, a Monday.
 START_US = 1_791_158_400_000_000
@@ -44,3 +44,12 @@ def traits_of(**entries: tuple[Clock, bytes]) -> Traits:
     for key, (clock, value) in entries.items():
         traits.set(clock, {key: value})
     return traits
+
+
+def by_identity(deltas: Deltas) -> dict[Identity, Delta]:
+    """Each identity that a batch says anything of."""
+    return {
+        Identity(kind, value): delta
+        for kind in KINDS
+        for value, delta in deltas.of_kind(kind).items()
+    }

@@ -17,7 +17,7 @@ from consumer.core.call import (
 from consumer.core.clock import EARLIEST_US, LATEST_US
 from consumer.core.decode import Decoder, DecodeRules
 from consumer.core.fold import fold
-from tests.core.calls import HandRecord
+from tests.core.calls import HandRecord, by_identity
 
 Fields = dict[str, Any]
 
@@ -109,7 +109,7 @@ def _assert_folds(calls: Sequence[Call]) -> None:
     """Distinct calls fold to the same in any order."""
     distinct = list({call.clock: call for call in calls}.values())
     forwards, backwards = fold(distinct), fold(reversed(distinct))
-    assert dict(forwards.items()) == dict(backwards.items())
+    assert by_identity(forwards) == by_identity(backwards)
     assert forwards.groups == backwards.groups
     assert forwards.audiences == backwards.audiences
     assert sorted(forwards.aliases, key=repr) == sorted(backwards.aliases, key=repr)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from consumer.core.call import AudienceSync, CallType, Clock, Identity
 from consumer.core.fold import Alias, Delta, Deltas, distinct, fold
-from tests.core.calls import START_US, call, traits_of
+from tests.core.calls import START_US, by_identity, call, traits_of
 
 JANE = Identity("user", "jane")
 EMAIL = Identity("email", "jane@example.com")
@@ -159,7 +159,7 @@ CALLS = [
 def test_order_of_calls_does_not_matter(calls: list) -> None:  # type: ignore[type-arg]
     expected, folded = fold(CALLS), fold(calls)
 
-    assert dict(folded.items()) == dict(expected.items())
+    assert by_identity(folded) == by_identity(expected)
     assert folded.groups == expected.groups
     assert folded.audiences == expected.audiences
     assert sorted(folded.aliases, key=lambda a: a.clock) == sorted(
