@@ -22,6 +22,8 @@ from consumer.postgres import FAILURES, translated
         (asyncpg.ProtocolViolationError("unsupported startup parameter: jit"), ConfigError),
         (asyncpg.NumericValueOutOfRangeError("1e999999"), PermanentSinkError),
         (asyncpg.UntranslatableCharacterError("NUL"), PermanentSinkError),
+        # What was sent may say anything.
+        (asyncpg.InvalidTextRepresentationError('"startup parameter"'), PermanentSinkError),
         (asyncpg.ProgramLimitExceededError("row too big"), PermanentSinkError),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.__name__,

@@ -8,7 +8,7 @@ Source: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 
 import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from consumer.postgres.connection import PG_EPOCH_US, Connection
 
@@ -99,4 +99,4 @@ def register(value: bytes, clock: tuple[int, str]) -> Sequence[bytes]:
     return (value, timestamp(clock[0]), text(clock[1]))
 
 
-NO_REGISTER: Final[Sequence[Any]] = (NULL, NULL, NULL)
+NO_REGISTER: Final[Sequence[bytes]] = (NULL, NULL, NULL)

@@ -35,7 +35,8 @@ _PERMANENT_CLASSES: Final = ("21", "22", "23", "54")
 def translated(error: Exception) -> Exception:
     """Say whose fault an error is: the world's, the data's, or (unchanged) our own."""
     state = getattr(error, "sqlstate", None) or ""
-    if "startup parameter" in str(error):
+    # The state too, for a message may quote what was sent.
+    if state == "08P01" and "startup parameter" in str(error):
         return ConfigError(
             f"WINDSOR_DATABASE_URL: the pooler before Postgres refuses our settings ({error}):"
             " name Postgres itself, or add them to PgBouncer's ignore_startup_parameters"
