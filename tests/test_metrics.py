@@ -324,6 +324,8 @@ def test_retries_are_counted_by_side_and_reason() -> None:
     metrics.fetch_retried("CorruptRecordException")
     assert samples(metrics.registry, "windsor_retries") == {
         "windsor_retries_total postgres transient": 2,
+        "windsor_retries_total postgres connect": 0,
+        "windsor_retries_total postgres upkeep": 0,
         "windsor_retries_total kafka CorruptRecordException": 1,
     }
 
