@@ -61,5 +61,6 @@ rules: ## Write Prometheus' rules as the object that its operator takes
 		sed 's/^./  &/' deploy/prometheus/rules.yaml; } > deploy/prometheus/prometheus-rule.yaml.new
 	@mv deploy/prometheus/prometheus-rule.yaml.new deploy/prometheus/prometheus-rule.yaml
 
-test-deploy: setup ## Try deploy/ on a real API server and Prometheus (Go and Debian's packages; cached)
+test-deploy: setup ## Try deploy/ on a real API server and Prometheus (needs Go and Debian packages; cached)
+	$(BIN)/python -m tests.deploy.programs
 	$(BIN)/pytest tests/deploy -m deploy
