@@ -226,7 +226,7 @@ def test_linter_sees_a_container_that_may_write_its_root() -> None:
 def test_settings_of_each_pod_are_complete(overlay: str, tmp_path: Path) -> None:
     objects = rendered(overlay)
     secret = tmp_path / "secret"
-    secret.write_text("from-a-secret")
+    secret.write_text("what-is-in-a-secret-of-some-length")
     for workload in workloads(objects):
         pod = workload["spec"]["template"]["spec"]
         (box,) = pod["containers"]
