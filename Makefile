@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export VIRTUAL_ENV :=
 
-.PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas
+.PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas rules test-deploy
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,3 +55,12 @@ fuzz: setup ## Fuzz decoding and folding: SECONDS=60, or INPUT=path to repeat on
 
 schemas: setup ## Write the documents of the contract: JSON Schema, AsyncAPI, the table of fields
 	$(BIN)/python -m schemas.documents
+
+rules: ## Write Prometheus' rules as the object that its operator takes
+	@{ sed '/^spec:$$/q' deploy/prometheus/prometheus-rule.yaml; \
+		sed 's/^./  &/' deploy/prometheus/rules.yaml; } > deploy/prometheus/prometheus-rule.yaml.new
+	@mv deploy/prometheus/prometheus-rule.yaml.new deploy/prometheus/prometheus-rule.yaml
+
+test-deploy: setup ## Try deploy/ on a real API server and Prometheus (needs Go and Debian packages; cached)
+	$(BIN)/python -m tests.deploy.programs
+	$(BIN)/pytest tests/deploy -m deploy
