@@ -119,7 +119,7 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _check_config(settings: Settings, _: argparse.Namespace) -> int:
-    require(settings, "kafka_bootstrap_servers", "database_url")
+    app.check_settings(settings)
     print("the settings are complete")
     return OK
 

@@ -1,10 +1,12 @@
 """A connection to Postgres: our types on it, and whose fault its errors are."""
 
+import ssl
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
 from consumer.errors import ConfigError, PermanentSinkError, TransientSinkError
+from consumer.tls import Distrust, distrust
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -31,6 +33,14 @@ _TRANSIENT_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58
 # Data that Postgres refuses: retrying is useless, so the batch is bisected.
 _PERMANENT_CLASSES: Final = ("21", "22", "23", "54")
 
+_ITS_CERTIFICATE: Final[dict[Distrust, str]] = {
+    "not_yet_valid": "is not valid yet: check the clocks",
+    "expired": "has expired: renew it there",
+    "other_host": "is another host's: name the host in WINDSOR_DATABASE_URL as it does",
+    "unknown_authority": "is signed by nobody we trust: set sslrootcert in WINDSOR_DATABASE_URL to"
+    " the authority that has signed it",
+}
+
 
 def translated(error: Exception) -> Exception:
     """Say whose fault an error is: the world's, the data's, or (unchanged) our own."""
@@ -41,6 +51,10 @@ def translated(error: Exception) -> Exception:
             f"WINDSOR_DATABASE_URL: the pooler before Postgres refuses our settings ({error}):"
             " name Postgres itself, or add them to PgBouncer's ignore_startup_parameters"
         )
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return ConfigError(f"WINDSOR_DATABASE_URL: {error}")
+    if (refusal := _refusal(error, state)) is not None:
+        return TransientSinkError(refusal)
     # asyncpg raises ValueErrors of its own for what it cannot encode.
     refused = isinstance(error, (asyncpg.DataError, ValueError))
     if refused or state.startswith(_PERMANENT_CLASSES):
@@ -48,6 +62,31 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, asyncpg.PostgresError) and not state.startswith(_TRANSIENT_CLASSES):
         return error
     return TransientSinkError(f"Postgres cannot be used now: {state} {error!r}")
+
+
+def _refusal(error: Exception, state: str) -> str | None:
+    """One line where Postgres refuses us, or we it: it may heal, but a person has to see to it."""
+    if isinstance(error, ssl.SSLError):
+        return f"Postgres cannot be trusted: {_tls_words(error)}"
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return (
+            "Postgres offers no TLS, and the sslmode of WINDSOR_DATABASE_URL asks for it: switch"
+            " ssl on there"
+        )
+    if state.startswith("28"):
+        return f"Postgres refuses us: {error}: check WINDSOR_DATABASE_URL, and pg_hba.conf there"
+    if state == "42501":
+        return f"Postgres gives us no right: {error}: grant it as deploy/roles.sql does"
+    return None
+
+
+def _tls_words(error: ssl.SSLError) -> str:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"{error.reason or error}: check sslcert, sslkey and sslrootcert in"
+            " WINDSOR_DATABASE_URL"
+        )
+    return f"its certificate {_ITS_CERTIFICATE[distrust(error)]}"
 
 
 async def prepare_connection(connection: Connection) -> None:
