@@ -76,7 +76,10 @@ def _refusal(error: Exception, state: str) -> str | None:
     if state.startswith("28"):
         return f"Postgres refuses us: {error}: check WINDSOR_DATABASE_URL, and pg_hba.conf there"
     if state == "42501":
-        return f"Postgres gives us no right: {error}: grant it as deploy/roles.sql does"
+        return (
+            f"Postgres gives us no right: {error}: deploy/roles.sql says which role may do what,"
+            " and `windsor migrate` grants it"
+        )
     return None
 
 
