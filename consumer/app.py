@@ -23,7 +23,7 @@ from consumer.health import health_app, serving
 from consumer.kafka import KafkaOptions, KafkaSource, check_connection, security_of
 from consumer.metrics import Metrics
 from consumer.pipeline import Observer, Pipeline, PipelineOptions, ready_reason
-from consumer.postgres import PostgresOptions, PostgresSink, open_sink
+from consumer.postgres import PostgresOptions, PostgresSink, check_dsn, open_sink
 from consumer.retention import UpkeepOptions, keep_up
 from consumer.schema import check_schema
 from consumer.settings import Settings, require
@@ -112,6 +112,7 @@ def check_settings(settings: Settings) -> None:
     """
     require(settings, "kafka_bootstrap_servers", "database_url")
     security_of(kafka_options(settings))
+    check_dsn(str(settings.database_url))
 
 
 async def consume(

