@@ -77,9 +77,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: Settings, _: argparse.Namespace) -> int:
-    # An extra, so that the production image does without.
-    from demo.run import run_everything  # noqa: PLC0415
-
+    try:
+        # An extra, so that the production image does without.
+        from demo.run import run_everything  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "demo":
+            raise
+        raise ConfigError("`windsor run` is not in this image: use `windsor consume`") from error
     _complete(run_everything(settings))
     return OK
 

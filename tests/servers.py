@@ -1,5 +1,6 @@
 """Servers for the tests: those of the environment, else containers, else embedded ones."""
 
+import asyncio
 import gc
 import importlib
 import os
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from consumer.errors import SourceError
+from consumer.kafka import KafkaOptions, check_connection
 from demo.servers import embedded_kafka, embedded_postgres, free_port
 from tests.authority import Authority
 
@@ -44,13 +47,56 @@ def kafka_server(folder: Path) -> Iterator[str]:
     if given := os.environ.get("WINDSOR_TEST_KAFKA"):
         yield given
     elif docker_answers():
-        from testcontainers.kafka import KafkaContainer  # noqa: PLC0415 - only with Docker
-
-        with KafkaContainer("apache/kafka:4.3.0") as container:
-            yield container.get_bootstrap_server()
+        with _kafka_container() as bootstrap_servers:
+            yield bootstrap_servers
     else:
         with embedded_kafka(folder) as server:
             yield server.bootstrap_servers
+
+
+@contextmanager
+def _kafka_container() -> Iterator[str]:
+    # testcontainers' own class knows Confluent's image alone.
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - only with Docker
+
+    # Chosen before it starts: a broker tells its clients by which address it is reached.
+    port = free_port()
+    settings = {
+        "NODE_ID": "1",
+        "PROCESS_ROLES": "broker,controller",
+        "LISTENERS": "PLAINTEXT://:9092,CONTROLLER://:9093",
+        "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
+        "LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+        "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+        "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+        "OFFSETS_TOPIC_NUM_PARTITIONS": "1",
+        "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+        "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+        "TRANSACTION_STATE_LOG_MIN_ISR": "1",
+        "AUTO_CREATE_TOPICS_ENABLE": "false",
+        "MESSAGE_MAX_BYTES": str(12 * 1024 * 1024),
+        "LOG_RETENTION_MS": "-1",
+    }
+    container = DockerContainer("apache/kafka:4.3.0").with_bind_ports(9092, ("127.0.0.1", port))
+    for name, value in settings.items():
+        container.with_env(f"KAFKA_{name}", value)
+    with container:
+        bootstrap_servers = f"127.0.0.1:{port}"
+        asyncio.run(_until_it_answers(bootstrap_servers))
+        yield bootstrap_servers
+
+
+async def _until_it_answers(bootstrap_servers: str) -> None:
+    # The port answers before the broker does: Docker's proxy listens on it.
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(SourceError):
+                await check_connection(
+                    KafkaOptions(bootstrap_servers=bootstrap_servers, topics="none")
+                )
+                return
+            await asyncio.sleep(0.2)
 
 
 def docker_answers() -> bool:
