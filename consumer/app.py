@@ -157,6 +157,8 @@ async def consume(
             await worker.run(stop)
         except (DeadTopicError, RetentionError) as error:
             worker.stopped_by = error
+            if isinstance(error, RetentionError):
+                log.error("worker.overtaken", error=str(error))
             # Not at once: an alert needs a scrape that sees why.
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), settings.linger_seconds)

@@ -135,7 +135,9 @@ def _fetch(url: str) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def consuming(kafka: str, topics: str, dsn: str, **settings: str) -> AsyncIterator[WorkerProcess]:
+async def consuming(
+    kafka: str, topics: str, dsn: str, **settings: str
+) -> AsyncIterator[WorkerProcess]:
     """`windsor consume`; killed if it has not left by itself."""
     worker = await start_worker(kafka, topics, dsn, **settings)
     try:

@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import (
     CommitFailedError,
     CorruptRecordException,
+    NodeNotReadyError,
     TopicAuthorizationFailedError,
 )
 
@@ -285,6 +286,25 @@ async def test_failed_assignment_ends_the_worker(
             await read.until_assigned(1)
 
 
+async def test_assignment_waits_for_a_broker_that_is_away(
+    kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await topic(1)
+    await send(kafka_server, name, {0: 30})
+    async with reading(kafka_server, name) as read:
+        ask = read.source._consumer.committed  # noqa: SLF001 - a broker that restarts
+        errors = iter([TimeoutError(), NodeNotReadyError()])
+
+        async def away(tp: Any) -> Any:  # noqa: ANN401 - aiokafka's
+            for error in errors:
+                raise error
+            return await ask(tp)
+
+        monkeypatch.setattr(read.source._consumer, "committed", away)  # noqa: SLF001
+        await read.until({0: upto(30)})
+        assert read.noted.retried == ["TimeoutError", "NodeNotReadyError"]
+
+
 # When retention overtakes us --------------------------------------------------------------------
 
 
@@ -394,6 +414,32 @@ async def test_failed_commit_is_counted_and_a_later_one_covers_it(
         assert read.noted.commits_failed == 1
         assert await committed(kafka_server, name, 1) == {0: None}
         await read.source.commit({TopicPartition(name, 0): 9})
+        assert await committed(kafka_server, name, 1) == {0: 9}
+
+
+async def test_commit_that_is_tried_again_does_not_overtake_a_later_one(
+    kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await topic(1)
+    await send(kafka_server, name, {0: 30})
+    async with reading(kafka_server, name) as read:
+        await read.until({0: upto(30)})
+        commit = read.source._consumer.commit  # noqa: SLF001 - the client's own way of retrying
+        asked: list[int] = []
+
+        async def busy_once(offsets: Mapping[Any, int]) -> None:
+            asked.extend(offsets.values())
+            if len(asked) == 1:
+                await asyncio.sleep(0.3)
+            await commit(offsets)
+
+        monkeypatch.setattr(read.source._consumer, "commit", busy_once)  # noqa: SLF001
+        place = TopicPartition(name, 0)
+        first = asyncio.create_task(read.source.commit({place: 7}))
+        await asyncio.sleep(0.05)
+        assert await read.source.commit({place: 9})
+        assert await first
+        assert asked == [7, 9]
         assert await committed(kafka_server, name, 1) == {0: 9}
 
 

@@ -53,8 +53,8 @@ def test_waits_that_contradict_each_other_are_told_at_once() -> None:
     handover = "35 s with the rest of a handover must not be longer than"
     assert str(caught.value).splitlines() == [
         (
-            f"WINDSOR_KAFKA_REQUEST_TIMEOUT_SECONDS: {handover} WINDSOR_KAFKA_ANSWER_TIMEOUT_SECONDS"
-            " (30 s)"
+            f"WINDSOR_KAFKA_REQUEST_TIMEOUT_SECONDS: {handover}"
+            " WINDSOR_KAFKA_ANSWER_TIMEOUT_SECONDS (30 s)"
         ),
         f"WINDSOR_DRAIN_TIMEOUT_SECONDS: {handover} WINDSOR_KAFKA_REBALANCE_TIMEOUT_SECONDS (30 s)",
         (

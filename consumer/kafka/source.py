@@ -70,6 +70,8 @@ class KafkaSource:
         self._failures = 0
         self._failure: SourceError | None = None
         self._listener: AssignmentListener | None = None
+        # The client tries again by itself, and would let a later commit pass meanwhile.
+        self._committing = asyncio.Lock()
         self._consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=options.bootstrap_servers,
             group_id=options.group_id,
@@ -148,16 +150,16 @@ class KafkaSource:
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """See `consumer.ports.Source.commit`."""
-        ours = {
-            aiokafka.TopicPartition(*partition): offset
-            for partition, offset in offsets.items()
-            if partition in self._positions
-        }
-        if not ours:
-            return True
+        ours: dict[Any, int] = {}
         try:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
-                await self._consumer.commit(ours)
+            async with asyncio.timeout(self._options.request_timeout_seconds), self._committing:
+                ours = {
+                    aiokafka.TopicPartition(*partition): offset
+                    for partition, offset in offsets.items()
+                    if partition in self._positions
+                }
+                if ours:
+                    await self._consumer.commit(ours)
         except (kafka_errors.KafkaError, TimeoutError) as error:
             self._observer.commit_failed()
             log.warning("offsets.commit_failed", error=type(error).__name__)
@@ -318,27 +320,48 @@ class KafkaSource:
         self._observer.rebalanced()
         if self._paused:
             self._consumer.pause(*assigned)
-        starts: dict[Any, int] = {}
-        for tp in assigned:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
-                committed = await self._consumer.committed(tp)
-            if committed is not None:
-                starts[tp] = committed
-        if fresh := assigned - starts.keys():
-            starts |= await self._beginnings(list(fresh))
+        starts = await self._starts(assigned)
         await listener.assigned(frozenset(TopicPartition(*tp) for tp in assigned))
         # Last, and in one step: polls go on beside this callback, and what they deliver before
         # the listener knows the partition would count as read and be lost.
         self._go_to(starts)
         self._committed.update((TopicPartition(*tp), offset) for tp, offset in starts.items())
 
+    async def _starts(self, assigned: set[Any]) -> dict[Any, int]:
+        """Ask where to start, for as long as the broker is away: whoever leaves cancels this."""
+        attempt = 0
+        while True:
+            starts: dict[Any, int] = {}
+            try:
+                for tp in assigned:
+                    async with asyncio.timeout(self._options.request_timeout_seconds):
+                        committed = await self._consumer.committed(tp)
+                    if committed is not None:
+                        starts[tp] = committed
+                if fresh := assigned - starts.keys():
+                    starts |= await self._beginnings(list(fresh))
+            except (kafka_errors.KafkaError, TimeoutError) as error:
+                if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
+                    raise
+                attempt += 1
+                wait = self._wait_seconds(attempt)
+                reason = type(error).__name__
+                self._observer.fetch_retried(reason)
+                log.warning("assignment.retried", error=reason, wait_seconds=wait)
+                await asyncio.sleep(wait)
+            else:
+                return starts
+
     async def give(self, revoked: set[Any], listener: AssignmentListener) -> None:
         """Let the pipeline drain and commit, then forget the partitions."""
         partitions = frozenset(TopicPartition(*tp) for tp in revoked)
         await listener.revoked(partitions)
-        for partition in partitions:
-            self._positions.pop(partition, None)
-            self._committed.pop(partition, None)
+        # A commit that is under way, or waits for one, ends before these can be ours again: in
+        # our next generation it would take them back to where they were.
+        async with self._committing:
+            for partition in partitions:
+                self._positions.pop(partition, None)
+                self._committed.pop(partition, None)
 
     def fail(self, error: Exception) -> None:
         """Make the next poll raise: aiokafka only logs what its callbacks raise."""

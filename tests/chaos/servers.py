@@ -1,6 +1,5 @@
 """A broker and a Postgres of our own, to be broken; each behind a proxy that can be, too."""
 
-import asyncio
 import os
 import pwd
 import re
@@ -97,12 +96,12 @@ class BreakablePostgres:
             user = pwd.getpwuid(owner).pw_name
             os.chown(folder, owner, -1)
         subprocess.run(
-            [self._server.psql.parent / "pg_basebackup", "--pgdata", folder, "--write-recovery-conf",
-             "--checkpoint=fast", "--wal-method=stream", "--dbname", self.dsn],
+            [self._server.psql.parent / "pg_basebackup", "--pgdata", folder, "--dbname", self.dsn,
+             "--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream"],
             check=True, user=user, cwd="/", stdout=subprocess.DEVNULL,
         )  # fmt: skip
         # What is the primary's own.
-        for name in ("log", ".handle_pids.json", "postmaster.opts"):
+        for name in ("log", ".handle_pids.json", "postmaster.opts", ".s.PGSQL.5432.lock"):
             (folder / name).unlink(missing_ok=True)
         standby = BreakablePostgres(folder)
         standby.start()
@@ -141,9 +140,7 @@ class BreakableKafka:
     def start(self) -> None:
         """Start it, or start it again."""
         self._broker = self._stack.enter_context(
-            embedded_kafka(
-                self._folder, self._port, proxied=(self.behind_port, self.proxy_port)
-            )
+            embedded_kafka(self._folder, self._port, proxied=(self.behind_port, self.proxy_port))
         )
 
     def stop(self) -> None:
@@ -195,9 +192,8 @@ async def network(servers: Servers) -> AsyncIterator[Network]:
         yield Network(kafka, postgres)
 
 
-@asynccontextmanager
-async def database(servers: Servers, proxy: Proxy, name: str) -> AsyncIterator[str]:
-    """Make a migrated database of the role's for a while; gives its address by the proxy."""
+async def create_database(servers: Servers, proxy: Proxy, name: str) -> str:
+    """Make a migrated database of the role's; gives its address by the proxy."""
     server = await asyncpg.connect(servers.postgres.dsn)
     try:
         if not await server.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", ROLE):
@@ -207,15 +203,4 @@ async def database(servers: Servers, proxy: Proxy, name: str) -> AsyncIterator[s
         await server.close()
     dsn = servers.postgres.database(name, proxy)
     await migrate(dsn)
-    yield dsn
-    # Without a force that would hide a connection that leaks.
-    server = await asyncpg.connect(servers.postgres.dsn)
-    try:
-        await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await server.close()
-
-
-async def in_thread(blocking: "object") -> None:
-    """Run what blocks (a server's start) while the proxies go on."""
-    await asyncio.to_thread(blocking)  # type: ignore[arg-type]
+    return dsn
