@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export VIRTUAL_ENV :=
 
-.PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas
+.PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas chaos mutants
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@# The first one makes the tables that it indexes, some in a loop that the linter does not follow.
+	$(BIN)/squawk --exclude=require-concurrent-index-creation schemas/migrations/0001_*.sql
+	$(BIN)/squawk $(filter-out schemas/migrations/0001_%,$(wildcard schemas/migrations/*.sql))
 
 format: setup ## Let ruff format and mend what it can
 	$(BIN)/ruff format .
@@ -55,3 +58,14 @@ fuzz: setup ## Fuzz decoding and folding: SECONDS=60, or INPUT=path to repeat on
 
 schemas: setup ## Write the documents of the contract: JSON Schema, AsyncAPI, the table of fields
 	$(BIN)/python -m schemas.documents
+
+# ONLY=kill,broker plays some scenarios; ROUNDS=3 and SIMULATE=60 make it short.
+CHAOS_OPTIONS = $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(if $(SIMULATE),--simulate $(SIMULATE)) $(if $(SHORT),--short-timers)
+
+chaos: setup ## Break servers, networks and workers under load, and judge what is left (SEED, ONLY, ROUNDS)
+	$(BIN)/python -m tests.chaos $(CHAOS_OPTIONS)
+
+mutants: setup ## Change the core in every small way: its tests must notice (an hour; goes on where it was)
+	$(UV) run --locked --all-extras --group mutants --quiet mutmut run
+	$(UV) run --locked --all-extras --group mutants --quiet python -m tests.mutants --score-min 0.85

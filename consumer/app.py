@@ -158,7 +158,7 @@ async def consume(
         except (DeadTopicError, RetentionError) as error:
             worker.stopped_by = error
             if isinstance(error, RetentionError):
-                log.error("worker.overtaken", error=str(error))
+                log.error("worker.overtaken", error=str(error))  # noqa: TRY400 - no mistake of ours
             # Not at once: an alert needs a scrape that sees why.
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), settings.linger_seconds)

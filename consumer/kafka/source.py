@@ -328,18 +328,22 @@ class KafkaSource:
         self._committed.update((TopicPartition(*tp), offset) for tp, offset in starts.items())
 
     async def _starts(self, assigned: set[Any]) -> dict[Any, int]:
-        """Ask where to start, for as long as the broker is away: whoever leaves cancels this."""
+        """Ask where to start, for as long as the broker is away: whoever leaves cancels this.
+
+        Each time for longer than the client waits for an answer: it is that wait alone which
+        makes a connection anew that is dead without a word, and no heartbeat goes by it now.
+        """
+        deadline = self._options.request_timeout_seconds + self._options.answer_timeout_ms / 1000
         attempt = 0
         while True:
             starts: dict[Any, int] = {}
             try:
-                for tp in assigned:
-                    async with asyncio.timeout(self._options.request_timeout_seconds):
-                        committed = await self._consumer.committed(tp)
-                    if committed is not None:
-                        starts[tp] = committed
-                if fresh := assigned - starts.keys():
-                    starts |= await self._beginnings(list(fresh))
+                async with asyncio.timeout(deadline):
+                    for tp in assigned:
+                        if (committed := await self._consumer.committed(tp)) is not None:
+                            starts[tp] = committed
+                    if fresh := assigned - starts.keys():
+                        starts |= await self._consumer.beginning_offsets(list(fresh))
             except (kafka_errors.KafkaError, TimeoutError) as error:
                 if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
                     raise

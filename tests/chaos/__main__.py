@@ -21,6 +21,7 @@ from tests.chaos.arena import SHORT_TIMERS, TIMERS, Outcome
 from tests.chaos.play import play
 from tests.chaos.servers import breakable_servers
 from tests.chaos.stories import SCOREBOARD, Scenario
+from tests.simulation import simulate
 
 
 def main() -> int:
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="part of a scenario's name; several by commas")
     parser.add_argument("--rounds", type=int, help="instead of each scenario's own")
+    parser.add_argument("--simulate", type=float, default=3600, help="seconds of simulation")
     parser.add_argument("--short-timers", action="store_true", help="as `make test` has them")
     options = parser.parse_args()
     wanted = [name.strip().lower() for name in options.only.split(",")]
@@ -40,7 +42,7 @@ def main() -> int:
     for heading in ("scenario", "rounds", "calls", "recovery s", "lost", "doubled", "verify",
                     "views", "beside"):  # fmt: skip
         table.add_column(heading, justify="left" if heading in ("scenario", "beside") else "right")
-    well = bool(scenarios)
+    well = bool(scenarios) or wanted == ["simulation"]
     with tempfile.TemporaryDirectory(prefix="windsor-chaos-") as folder:
         # Postgres does not run as root, and has to get there.
         Path(folder).chmod(0o755)
@@ -66,7 +68,26 @@ def main() -> int:
                 took = time.monotonic() - started
                 console.print(f"{scenario.name}: {took:.0f} s, {outcome}", markup=False)
     console.print(table)
+    if wanted in ([""], ["simulation"]):
+        well &= _simulate(console, options.seed, options.simulate)
     return 0 if well else 1
+
+
+def _simulate(console: Console, seed: int, seconds: float) -> bool:
+    """Tell as many stories of the pipeline as the time allows."""
+    until = time.monotonic() + seconds
+    first = seed * 1_000_000
+    number = first
+    broken = 0
+    while time.monotonic() < until:
+        try:
+            simulate(number)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its seed shows it again
+            broken += 1
+            console.print(f"simulation, seed {number}: {error!r}", markup=False)
+        number += 1
+    console.print(f"simulation: {number - first:,} seeds from {first}, {broken} broke an invariant")
+    return broken == 0
 
 
 def _add(table: Table, scenario: Scenario, outcome: Outcome) -> bool:

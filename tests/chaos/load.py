@@ -61,21 +61,31 @@ class Load:
     """Produces until it is told to stop; knows what the topic then holds."""
 
     def __init__(
-        self, producer: AIOKafkaProducer, topic: str, partitions: int, seed: int,
-        options: LoadOptions,
-    ) -> None:  # fmt: skip
+        self, kafka: str, topic: str, partitions: int, seed: int, options: LoadOptions
+    ) -> None:
+        self._kafka = kafka
         self.topic = topic
         self.sent: list[Sent] = []
         self.ends: dict[tuple[str, int], int] = {}
         """How many records each partition has been sent."""
-        self._producer = producer
+        self._producer: AIOKafkaProducer | None = None
         self._partitions = partitions
         self._options = options
         self._calls = calls(random.Random(seed), options)
         self._answers: list[tuple[Sent, int, asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        # Idempotent, and patient: what a broker that is away makes of it is not what is tested.
+        producer = self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._kafka, enable_idempotence=True, request_timeout_ms=900_000
+        )
+        await producer.start()
+        async with asyncio.timeout(30):
+            # A topic that has just been made, or grown, is not known at once.
+            while len(await producer.partitions_for(self.topic)) < self._partitions:
+                await producer.client.force_metadata_update()
+                await asyncio.sleep(0.05)
         self._task = asyncio.create_task(self._produce())
 
     async def stop(self) -> None:
@@ -94,6 +104,10 @@ class Load:
                 except KafkaError:
                     # Whether it arrived is unknown; the same call twice is one.
                     await self._send(sent, partition)
+        if self._producer is not None:
+            # Each start has its own: a topic made again knows nothing of an older one's numbers.
+            await self._producer.stop()
+            self._producer = None
 
     async def aim(self, topic: str, partitions: int) -> None:
         """Send to another topic, or to more partitions, from now on."""
@@ -102,7 +116,7 @@ class Load:
             # It was made again.
             self.ends = {place: end for place, end in self.ends.items() if place[0] != topic}
         self.topic, self._partitions = topic, partitions
-        self.start()
+        await self.start()
 
     async def _produce(self) -> None:
         loop = asyncio.get_running_loop()
@@ -117,6 +131,7 @@ class Load:
             await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _send(self, sent: Sent, partition: int) -> None:
+        assert self._producer is not None
         answer = await self._producer.send(
             self.topic, value=sent.value, partition=partition, timestamp_ms=PRODUCED_MS
         )
@@ -130,16 +145,9 @@ async def loading(
     kafka: str, topic: str, partitions: int, seed: int, options: LoadOptions
 ) -> AsyncIterator[Load]:
     """Produce while inside."""
-    # Idempotent, and patient: what a broker that is away makes of it is not what is tested.
-    producer = AIOKafkaProducer(
-        bootstrap_servers=kafka, enable_idempotence=True, request_timeout_ms=900_000,
-        metadata_max_age_ms=1_000,
-    )  # fmt: skip
-    await producer.start()
-    load = Load(producer, topic, partitions, seed, options)
-    load.start()
+    load = Load(kafka, topic, partitions, seed, options)
+    await load.start()
     try:
         yield load
     finally:
         await load.stop()
-        await producer.stop()

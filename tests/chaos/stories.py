@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
+from unittest.mock import patch
 
 import asyncpg
 
+from consumer import schema
 from tests.chaos.arena import Arena, ArenaOptions
 from tests.chaos.load import LoadOptions
 from tests.chaos.servers import ROLE
@@ -278,6 +280,22 @@ async def commit_cut(arena: Arena, rounds: int) -> None:
     arena.facts |= {"before": cuts.before, "during": cuts.during, "after": cuts.after}
 
 
+_LATER: Final = 9_999
+
+
+async def migrated(arena: Arena, rounds: int) -> None:
+    """Migrations that need the log's table for themselves, while workers of before write."""
+    shipped = schema.migrations()
+    for number in range(rounds):
+        column = f"ALTER TABLE windsor_private.calls ADD COLUMN later_{number} bigint"
+        later = schema.Migration(_LATER + number, f"{_LATER + number}_later", column)
+        with patch.object(schema, "migrations", lambda later=later: [*shipped, later]):
+            started = time.monotonic()
+            assert await schema.migrate(arena.dsn) == [later.name]
+            arena.facts["migrated after"] = time.monotonic() - started
+        await arena.recovered()
+
+
 # Kafka ---------------------------------------------------------------------------------------
 
 
@@ -465,6 +483,7 @@ SCOREBOARD: Final = [
     Scenario("disk full", postgres_disk_full, 10, recovery_seconds_max=15),
     Scenario("Postgres away for 15 minutes", postgres_away(900), 1),
     Scenario("cut in COMMIT", commit_cut, 500),
+    Scenario("migrations under load", migrated, 20),
     Scenario("broker restarted", broker_restarted, 10),
     Scenario("broker frozen for 90 s", broker_frozen(90), 2, _THREE),
     Scenario("broker away for 5 minutes", broker_away(300), 1),

@@ -1,4 +1,4 @@
-"""Postgres is restarted, killed, read-only, full: the workers stay members and go on by themselves."""
+"""Postgres is restarted, killed, read-only, full: the workers stay members and go on."""
 
 from tests.chaos.arena import Arena
 from tests.chaos.stories import (

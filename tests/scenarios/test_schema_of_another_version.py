@@ -14,13 +14,17 @@ NEWEST = migrations()[-1].version
     [
         (
             NEWEST - 1,
-            f"windsor: the database's schema is version {NEWEST - 1}, this worker needs {NEWEST}:"
-            " run `windsor migrate` first",
+            (
+                f"windsor: the database's schema is version {NEWEST - 1}, this worker needs"
+                f" {NEWEST}: run `windsor migrate` first"
+            ),
         ),
         (
             NEWEST + 1,
-            f"windsor: the database's schema is version {NEWEST + 1}, this worker knows {NEWEST}:"
-            " run the newer windsor",
+            (
+                f"windsor: the database's schema is version {NEWEST + 1}, this worker knows"
+                f" {NEWEST}: run the newer windsor"
+            ),
         ),
     ],
 )
