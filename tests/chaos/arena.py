@@ -53,6 +53,8 @@ class ArenaOptions(NamedTuple):
     partitions: int = 4
     load: LoadOptions = LoadOptions()
     settings: dict[str, str] = {}  # noqa: RUF012 - never changed
+    by_pattern: bool = False
+    """The workers read every topic whose name begins with the first one's."""
 
 
 class Outcome(NamedTuple):
@@ -94,7 +96,7 @@ class Arena:
         self.load = load
         self.rng = random.Random(seed)
         self.workers: list[WorkerProcess] = []
-        self.topics = load.topic
+        self.topics = f"^{load.topic}" if options.by_pattern else load.topic
         self.rounds = 0
         self.recovery_seconds: list[float] = []
         self.facts: dict[str, float] = {}
