@@ -37,6 +37,8 @@ _RECORD_OVERHEAD_BYTES: Final = 64
 _RETRY_SECONDS: Final = 0.5
 _WATCH_SECONDS: Final = 0.25
 _GOODBYE_SECONDS_MAX: Final = 5.0
+# How soon a partition that was added is used.
+_METADATA_SECONDS: Final = 60.0
 _KEYS_REMEMBERED_MAX: Final = 65_536
 
 Headers = Sequence[tuple[str, bytes]]
@@ -86,7 +88,7 @@ class _Entry(NamedTuple):
 
     record: Outgoing
     timestamp_ms: int
-    headers: Headers
+    headers: list[tuple[str, bytes]]
     request: _Request
 
 
@@ -166,8 +168,10 @@ class Publisher:
         if any(self._partitions[number].is_stuck for number in chosen):
             raise SourceError("Kafka does not answer")
         request = _Request(len(records))
+        # The client takes no other sequence.
+        listed = list(headers)
         for record, number in zip(records, chosen, strict=True):
-            self._partitions[number].put(_Entry(record, timestamp_ms, headers, request))
+            self._partitions[number].put(_Entry(record, timestamp_ms, listed, request))
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await request.acknowledged
@@ -292,6 +296,7 @@ class Publisher:
             client_id="windsor-endpoint",
             acks="all",
             enable_idempotence=True,
+            metadata_max_age_ms=int(_METADATA_SECONDS * 1000),
             max_batch_size=_REQUEST_BYTES_MAX,
             max_request_size=_REQUEST_BYTES_MAX,
             **security_of(self._options),
