@@ -1,0 +1,1 @@
+"""The SQL of the dashboard: named, commented queries, read by `consumer.sql.load_queries`."""
