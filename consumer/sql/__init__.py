@@ -3,18 +3,19 @@
 from importlib import resources
 
 
-def load_queries(file: str) -> dict[str, str]:
+def load_queries(file: str, package: str = __package__ or "") -> dict[str, str]:
     """Read a file of queries, each after a line `-- name: NAME`.
 
     Args:
-        file: Name of a file in this package.
+        file: Name of a file.
+        package: Where it is: here, unless told.
 
     Returns:
         Name to SQL; comments above a name belong to the reader.
     """
     queries: dict[str, list[str]] = {}
     lines: list[str] = []
-    for line in (resources.files(__package__) / file).read_text(encoding="utf-8").splitlines():
+    for line in (resources.files(package) / file).read_text(encoding="utf-8").splitlines():
         if line.startswith("-- name: "):
             lines = queries.setdefault(line.removeprefix("-- name: ").strip(), [])
         elif not line.startswith("--"):

@@ -1,0 +1,93 @@
+"""The database as the pages see it: views, asked by index, each question with a deadline."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from consumer.postgres import FAILURES, translated
+
+ROLE: Final = "windsor_dashboard"
+
+# Whatever statistics there are: the pages' questions are a few rows by key, and a walk along an
+# index that stops early. A plan that reads a table whole is never right for them.
+_SESSION: Final = {
+    "timezone": "UTC",
+    "application_name": "windsor dashboard",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "default_transaction_read_only": "off",
+}
+_CONNECTIONS_MAX: Final = 8
+_STATEMENT_SECONDS_MAX: Final = 10.0
+
+
+class Views:
+    """What the pages ask; each method may raise `TransientSinkError`."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:  # noqa: ANN401 - the query's own
+        """Ask for rows."""
+        try:
+            return await self._pool.fetch(query, *arguments)
+        except FAILURES as error:
+            raise translated(error) from error
+
+    async def row(self, query: str, *arguments: Any) -> asyncpg.Record | None:  # noqa: ANN401 - the query's own
+        """Ask for one row, None where there is none."""
+        found = await self.rows(query, *arguments)
+        return found[0] if found else None
+
+    async def stream(self, query: str, *arguments: Any) -> AsyncIterator[asyncpg.Record]:  # noqa: ANN401 - the query's own
+        """Give rows as they come, however many: a thousand at a time."""
+        try:
+            async with self._pool.acquire(timeout=_STATEMENT_SECONDS_MAX) as connection:
+                async with connection.transaction(readonly=True):
+                    async for row in connection.cursor(query, *arguments, prefetch=1000):
+                        yield row
+        except FAILURES as error:
+            raise translated(error) from error
+
+
+@asynccontextmanager
+async def open_views(dsn: str) -> AsyncIterator[Views]:
+    """Connect as the role with the least rights that the login may take.
+
+    Args:
+        dsn: The database.
+
+    Raises:
+        TransientSinkError: It cannot be reached.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=_CONNECTIONS_MAX,
+            timeout=_STATEMENT_SECONDS_MAX,
+            command_timeout=_STATEMENT_SECONDS_MAX,
+            server_settings=_SESSION,
+            setup=_take_role,
+        )
+    except FAILURES as error:
+        raise translated(error) from error
+    try:
+        yield Views(pool)
+    finally:
+        await pool.close()
+
+
+async def _take_role(connection: Any) -> None:  # noqa: ANN401 - a connection, or the pool's proxy of one
+    await connection.execute(
+        f"SELECT set_config('role', '{ROLE}', false)"  # noqa: S608 - a constant
+        " WHERE EXISTS ("
+        f"    SELECT FROM pg_roles WHERE rolname = '{ROLE}'"
+        "     AND pg_has_role(session_user, oid, 'MEMBER')"
+        ")"
+    )
