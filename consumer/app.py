@@ -125,7 +125,7 @@ async def consume(
     require(settings, "kafka_bootstrap_servers", "database_url")
     _collect_rarely()
     stop = stop or asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -291,7 +291,8 @@ def _collect_rarely() -> None:
     gc.set_threshold(500_000, 50, 100)
 
 
-def _stop_on_signals(stop: asyncio.Event) -> None:
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGTERM and SIGINT set an event instead of ending the process."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Not on Windows, and not beside the main thread: then Ctrl-C raises as usual.

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("run", _run, "everything on this machine: Kafka, Postgres, the worker and a story")
     add("consume", _consume, "the worker: from Kafka to Postgres")
+    add("dashboard", _dashboard, "the pages, and the endpoint that Segment's SDKs send to")
     add("migrate", _migrate, "bring the database to this version's schema")
     verify = add("verify", _verify, "recompute every projection from the stored calls and compare")
     verify.add_argument("--repair", action="store_true", help="mend what differs")
@@ -86,6 +87,14 @@ def _run(settings: Settings, _: argparse.Namespace) -> int:
 
 def _consume(settings: Settings, _: argparse.Namespace) -> int:
     _complete(app.consume(settings))
+    return OK
+
+
+def _dashboard(settings: Settings, _: argparse.Namespace) -> int:
+    # What the worker needs not, its process loads not.
+    from dashboard.app import serve  # noqa: PLC0415
+
+    _complete(serve(settings))
     return OK
 
 

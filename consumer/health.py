@@ -5,6 +5,7 @@ import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -14,6 +15,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from consumer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 Probe = Callable[[], Awaitable[str | None]]
 """Gives the reason why not, None if all is well."""
@@ -50,8 +54,21 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
+async def serving(
+    app: "ASGIApp",
+    host: str,
+    port: int,
+    named: str = "WINDSOR_HTTP",
+    protocol: type[asyncio.Protocol] | None = None,
+) -> AsyncIterator[int]:
     """Serve an app while inside; gives the port, a free one for port 0.
+
+    Args:
+        app: What answers.
+        host: The address to listen on.
+        port: Likewise.
+        named: How the settings of host and port begin, for a person.
+        protocol: What speaks HTTP, where uvicorn's own choice does not do.
 
     Raises:
         ConfigError: The port is taken, or the host is not ours.
@@ -62,11 +79,21 @@ async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"WINDSOR_HTTP_PORT: {port} is taken, choose another") from error
+            raise ConfigError(f"{named}_PORT: {port} is taken, choose another") from error
         raise ConfigError(
-            f"WINDSOR_HTTP_HOST, WINDSOR_HTTP_PORT: cannot listen on {host} {port}: {error}"
+            f"{named}_HOST, {named}_PORT: cannot listen on {host} {port}: {error}"
         ) from error
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=protocol or "auto",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            proxy_headers=False,
+        )
+    )
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]

@@ -15,7 +15,7 @@ from consumer.core.ids import BLOCKED_IDS
 from consumer.errors import ConfigError
 
 _PREFIX: Final = "WINDSOR_"
-# Read by the test suite, and by the dashboard; not ours, but no mistake either.
+# Read by the test suite; not ours, but no mistake either.
 _OTHERS: Final = ("WINDSOR_TEST_",)
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -71,7 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     dead_letters_linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
     http_port: Port = 9464
-    # The dashboard's; read here too, so that one environment serves both.
+    # The dashboard's. Off this machine only when told so.
+    dashboard_host: str = "127.0.0.1"
     dashboard_port: Port = 8321
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

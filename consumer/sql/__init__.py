@@ -3,12 +3,12 @@
 from importlib import resources
 
 
-def load_queries(file: str, package: str = __package__ or "") -> dict[str, str]:
+def load_queries(file: str, package: str = __name__) -> dict[str, str]:
     """Read a file of queries, each after a line `-- name: NAME`.
 
     Args:
         file: Name of a file.
-        package: Where it is: here, unless told.
+        package: Where it lies; this one unless told.
 
     Returns:
         Name to SQL; comments above a name belong to the reader.

@@ -1,0 +1,16 @@
+"""What the dashboard's pages are given to work with."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from consumer.settings import Settings
+
+
+class Parts(NamedTuple):
+    """What outlives a request."""
+
+    settings: "Settings"
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    """asyncpg's own types: `datetime`, jsonb as text. Connects when first needed."""
