@@ -74,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     # The dashboard's. Off this machine only when told so.
     dashboard_host: str = "127.0.0.1"
     dashboard_port: Port = 8321
+    dashboard_catalogue: str | None = None
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     run_folder: str = ".windsor"

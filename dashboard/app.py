@@ -18,6 +18,7 @@ from consumer.postgres import FAILURES
 from consumer.schema import check_schema
 from consumer.settings import Settings, require
 from dashboard import pages
+from dashboard.database import SESSION, take_role
 from dashboard.headers import SecurityHeaders
 from dashboard.parts import Parts
 
@@ -52,7 +53,7 @@ async def serve(
     await _refuse_other_schemas(str(settings.database_url))
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(_pool(settings))
-        app = SecurityHeaders(Starlette(routes=pages.routes(Parts(settings, pool))))
+        app = SecurityHeaders(Starlette(routes=pages.routes(Parts(settings, pool, stop))))
 
         async def healthy() -> str | None:
             return None
@@ -89,10 +90,10 @@ async def _pool(settings: Settings) -> AsyncIterator["asyncpg.Pool[asyncpg.Recor
         timeout=settings.database_connect_timeout_seconds,
         command_timeout=settings.database_statement_timeout_seconds,
         server_settings={
-            "application_name": "windsor-dashboard",
-            "timezone": "UTC",
+            **SESSION,
             "statement_timeout": str(statement_timeout_ms),
         },
+        init=take_role,
     )
     await pool
     try:

@@ -1,7 +1,6 @@
 """The database as the pages see it: views, asked by index, each question with a deadline."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -12,18 +11,16 @@ ROLE: Final = "windsor_dashboard"
 
 # Whatever statistics there are: the pages' questions are a few rows by key, and a walk along an
 # index that stops early. A plan that reads a table whole is never right for them.
-_SESSION: Final = {
+SESSION: Final = {
     "timezone": "UTC",
-    "application_name": "windsor dashboard",
+    "application_name": "windsor-dashboard",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
-    "default_transaction_read_only": "off",
 }
-_CONNECTIONS_MAX: Final = 8
-_STATEMENT_SECONDS_MAX: Final = 10.0
+_ACQUIRE_SECONDS_MAX: Final = 10.0
 
 
 class Views:
@@ -47,7 +44,7 @@ class Views:
     async def stream(self, query: str, *arguments: Any) -> AsyncIterator[asyncpg.Record]:  # noqa: ANN401 - the query's own
         """Give rows as they come, however many: a thousand at a time."""
         try:
-            async with self._pool.acquire(timeout=_STATEMENT_SECONDS_MAX) as connection:
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection:
                 async with connection.transaction(readonly=True):
                     async for row in connection.cursor(query, *arguments, prefetch=1000):
                         yield row
@@ -55,35 +52,8 @@ class Views:
             raise translated(error) from error
 
 
-@asynccontextmanager
-async def open_views(dsn: str) -> AsyncIterator[Views]:
-    """Connect as the role with the least rights that the login may take.
-
-    Args:
-        dsn: The database.
-
-    Raises:
-        TransientSinkError: It cannot be reached.
-    """
-    try:
-        pool = await asyncpg.create_pool(
-            dsn,
-            min_size=1,
-            max_size=_CONNECTIONS_MAX,
-            timeout=_STATEMENT_SECONDS_MAX,
-            command_timeout=_STATEMENT_SECONDS_MAX,
-            server_settings=_SESSION,
-            setup=_take_role,
-        )
-    except FAILURES as error:
-        raise translated(error) from error
-    try:
-        yield Views(pool)
-    finally:
-        await pool.close()
-
-
-async def _take_role(connection: Any) -> None:  # noqa: ANN401 - a connection, or the pool's proxy of one
+async def take_role(connection: Any) -> None:  # noqa: ANN401 - a connection, or the pool's proxy of one
+    """Take the role with the least rights, where the login may; the pool calls this."""
     await connection.execute(
         f"SELECT set_config('role', '{ROLE}', false)"  # noqa: S608 - a constant
         " WHERE EXISTS ("

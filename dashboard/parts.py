@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import asyncio
+
     import asyncpg
 
     from consumer.settings import Settings
@@ -14,3 +16,5 @@ class Parts(NamedTuple):
     settings: "Settings"
     pool: "asyncpg.Pool[asyncpg.Record]"
     """asyncpg's own types: `datetime`, jsonb as text. Connects when first needed."""
+    stop: "asyncio.Event"
+    """Set when the dashboard is to end: answers that never end by themselves end then."""

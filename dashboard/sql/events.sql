@@ -87,7 +87,8 @@ SELECT
     u.email,
     u.phone,
     u.avatar,
-    u.group_id
+    u.group_id,
+    g.name AS group_name
 FROM shown AS s
 CROSS JOIN LATERAL (
     SELECT c.*
@@ -101,10 +102,11 @@ CROSS JOIN LATERAL (
 INNER JOIN windsor_dashboard.identities AS i ON i.id = s.identity_id
 LEFT JOIN windsor_dashboard.members AS m ON m.identity_id = s.identity_id
 LEFT JOIN windsor_dashboard.users AS u ON u.id = m.user_id
+LEFT JOIN windsor_dashboard.groups AS g ON g.group_id = u.group_id
 UNION ALL
 SELECT
     r.occurred_at, r.message_key, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL
+    NULL, NULL, NULL, NULL, NULL
 FROM reached AS r
 WHERE r.walked_count >= $5
 ORDER BY occurred_at DESC, message_key DESC
@@ -154,11 +156,13 @@ SELECT
     u.email,
     u.phone,
     u.avatar,
-    u.group_id
+    u.group_id,
+    g.name AS group_name
 FROM found AS c
 INNER JOIN windsor_dashboard.identities AS i ON i.id = c.identity_id
 LEFT JOIN windsor_dashboard.members AS m ON m.identity_id = c.identity_id
 LEFT JOIN windsor_dashboard.users AS u ON u.id = m.user_id
+LEFT JOIN windsor_dashboard.groups AS g ON g.group_id = u.group_id
 ORDER BY c.occurred_at DESC, c.message_key DESC
 
 -- One event, whole. $1: its time. $2: its key. $3: its identity.

@@ -1,0 +1,143 @@
+"""What every page is put into: the templates, who looks at it, and how they like it."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import blake2b
+from importlib import resources
+from typing import Any, Final, NamedTuple
+
+from babel.numbers import format_decimal
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from dashboard import moments
+from dashboard.catalogue import Catalogue
+from dashboard.database import Views
+from dashboard.people import one_line
+
+NAVIGATION: Final = (
+    ("/", "Feed", "feed"),
+    ("/users", "Users", "users"),
+    ("/groups", "Groups", "building"),
+    ("/audiences", "Audiences", "target"),
+    ("/sources", "Sources", "source"),
+    ("/dead-letters", "Dead letters", "dead"),
+    ("/health", "Health", "health"),
+)
+THEMES: Final = ("auto", "light", "dark")
+
+
+class Looker(NamedTuple):
+    """How somebody wants to see the pages."""
+
+    now: datetime
+    """In their zone, by their browser's word."""
+    theme: str
+    shows_hidden: bool
+    csrf_token: str
+
+
+def looker_of(request: Request) -> Looker:
+    """Read what a browser remembers of itself; nonsense counts as nothing."""
+    cookies = request.cookies
+    zone = moments.zone_named(cookies.get("windsor_zone", "UTC")[:64])
+    theme = cookies.get("windsor_theme", "auto")
+    return Looker(
+        datetime.now(UTC).astimezone(zone),
+        theme if theme in THEMES else "auto",
+        cookies.get("windsor_hidden") == "shown",
+        request.scope.get("windsor.csrf_token", ""),
+    )
+
+
+class Shell:
+    """Renders pages, and parts of pages."""
+
+    def __init__(self, views: Views, catalogue: Catalogue) -> None:
+        self.views = views
+        self.catalogue = catalogue
+        self._templates = Environment(
+            loader=PackageLoader("dashboard"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals |= {"navigation": NAVIGATION, "asset": asset}
+        self._templates.filters |= {
+            "number": number,
+            "compact": compact,
+            "line": one_line,
+            "bytes": byte_size,
+        }
+
+    def page(
+        self, request: Request, template: str, status_code: int = 200, **context: Any
+    ) -> HTMLResponse:
+        """Answer with a template; a part of a page is one without the layout."""
+        looker = looker_of(request)
+        return HTMLResponse(
+            self.rendered(template, looker, path=request.url.path, **context), status_code
+        )
+
+    def rendered(self, template: str, looker: Looker, **context: Any) -> str:
+        """Fill a template for somebody.
+
+        Args:
+            template: The name of its file.
+            looker: For whom.
+            context: What else it asks for.
+        """
+        now = looker.now
+        told: Mapping[str, Any] = {
+            "looker": looker,
+            "ago": lambda at: moments.ago(_local(at, now), now),
+            "exact": lambda at: moments.exact(_local(at, now)),
+            "date": lambda at: moments.date(_local(at, now), now),
+            "day": lambda at: moments.day(_local(at, now), now),
+            "clock": lambda at: f"{_local(at, now):%H:%M}",
+        }
+        return self._templates.get_template(template).render(told | context)
+
+
+def _local(at: datetime, now: datetime) -> datetime:
+    """A moment in the zone of another; the ends of time stay where they are."""
+    try:
+        return at.astimezone(now.tzinfo)
+    except OverflowError:
+        return at
+
+
+def number(value: float) -> str:
+    """A number as people write it."""
+    return str(format_decimal(value, locale="en_US"))
+
+
+_THOUSAND: Final = 1000
+
+
+def compact(value: float) -> str:
+    """A number in little room: `950`, `12.3k`, `4.5M`."""
+    for unit in ("", "k", "M", "G"):
+        if abs(value) < _THOUSAND:
+            return f"{value:.3g}{unit}"
+        value /= _THOUSAND
+    return f"{value:.3g}T"
+
+
+def byte_size(value: float) -> str:
+    """Bytes, in the unit that suits."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:  # noqa: PLR2004 - a kibibyte
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
+
+
+@lru_cache(maxsize=64)
+def asset(name: str) -> str:
+    """The address of a static file; it changes with the file, so that browsers may keep it."""
+    content = (resources.files("dashboard") / "static" / name).read_bytes()
+    return f"/static/{name}?v={blake2b(content, digest_size=6).hexdigest()}"
