@@ -140,6 +140,9 @@ met AS MATERIALIZED (
         w.occurred_at,
         w.message_key
     FROM walked AS w
+    -- The last of its identity; what came by an email or phone is no sighting.
+    INNER JOIN windsor_dashboard.seen AS s
+        ON s.identity_id = w.identity_id AND s.last_at = w.occurred_at
     INNER JOIN windsor_dashboard.members AS m ON m.identity_id = w.identity_id
     ORDER BY m.user_id, w.occurred_at DESC, w.message_key DESC
 ),
