@@ -15,6 +15,7 @@ from consumer.schema import migrate
 from consumer.settings import Settings, load_settings, require
 from consumer.status import status
 from consumer.verify import verify_database
+from dashboard import sources_command
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -73,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     status_ = add("status", _status, "schema, lag, freshness and dead letters")
     status_.add_argument("--json", action="store_true", help="for a program")
+    sources_command.add_arguments(
+        add("sources", _sources, "who may send calls to the endpoint: make, list and revoke tokens")
+    )
     add("check-config", _check_config, "read the settings and say what is wrong with them")
     return parser
 
@@ -91,7 +95,7 @@ def _consume(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _dashboard(settings: Settings, _: argparse.Namespace) -> int:
-    # What the worker needs not, its process loads not.
+    # The worker's process does without.
     from dashboard.app import serve  # noqa: PLC0415
 
     _complete(serve(settings))
@@ -115,6 +119,11 @@ def _verify(settings: Settings, options: argparse.Namespace) -> int:
 def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
     require(settings, "database_url")
     return int(_complete(options.dead_letters_command(settings, options)))
+
+
+def _sources(settings: Settings, options: argparse.Namespace) -> int:
+    require(settings, "database_url")
+    return int(_complete(options.sources_command(settings, options)))
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:

@@ -74,7 +74,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     # The dashboard's. Off this machine only when told so.
     dashboard_host: str = "127.0.0.1"
     dashboard_port: Port = 8321
+    dashboard_url: Annotated[str, msgspec.Meta(pattern="^https?://[^/]+/?$")] | None = None
+    dashboard_proxies: str | None = None
     dashboard_catalogue: str | None = None
+    endpoint_topic: str | None = None
+    endpoint_calls_per_second_max: Count = 50_000
+    endpoint_bytes_max: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
+    endpoint_connections_max: Count = 2_000
+    endpoint_receive_timeout_seconds: Seconds = 10.0
+    endpoint_produce_timeout_seconds: Seconds = 10.0
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     run_folder: str = ".windsor"

@@ -221,6 +221,12 @@ BEGIN
     EXECUTE format(
         'GRANT SELECT, INSERT, DELETE ON windsor_private.hidden_names TO %I', role
     );
+    -- Tokens are stored as hashes of what is random: to read them gives nothing away.
+    EXECUTE format(
+        'GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON windsor_private.sources TO %I',
+        role
+    );
+    EXECUTE format('GRANT SELECT ON windsor_private.sources_shown TO %I', role);
     EXECUTE format('GRANT SELECT ON windsor_private.dead_letters TO %I', role);
     EXECUTE format(
         'GRANT UPDATE (replayed_at, discarded_at) ON windsor_private.dead_letters TO %I', role
