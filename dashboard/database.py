@@ -1,6 +1,7 @@
 """The database as the pages see it: views, asked by index, each question with a deadline."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -27,12 +28,13 @@ class Views:
     """What the pages ask; each method may raise `TransientSinkError`."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self._pool = pool
+        self.pool = pool
+        """For what is written."""
 
     async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:  # noqa: ANN401 - the query's own
         """Ask for rows."""
         try:
-            return await self._pool.fetch(query, *arguments)
+            return await self.pool.fetch(query, *arguments)
         except FAILURES as error:
             raise translated(error) from error
 
@@ -41,10 +43,16 @@ class Views:
         found = await self.rows(query, *arguments)
         return found[0] if found else None
 
+    @asynccontextmanager
+    async def connection(self) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+        """Lend a connection, for what asks several questions in a row."""
+        async with self.pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection:
+            yield connection
+
     async def stream(self, query: str, *arguments: Any) -> AsyncIterator[asyncpg.Record]:  # noqa: ANN401 - the query's own
         """Give rows as they come, however many: a thousand at a time."""
         try:
-            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection:
+            async with self.pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection:
                 async with connection.transaction(readonly=True):
                     async for row in connection.cursor(query, *arguments, prefetch=1000):
                         yield row

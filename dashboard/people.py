@@ -89,5 +89,10 @@ def initials_of(title: str) -> str:
     return letters.upper()[:2]
 
 
+def initials_and_hue(title: str, id_: str) -> tuple[str, int]:
+    """What an avatar shows of something that is no person."""
+    return initials_of(title), _hue(id_)
+
+
 def _hue(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "replace")) % HUES

@@ -5,10 +5,16 @@ from typing import TYPE_CHECKING
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from consumer.app import kafka_options
 from dashboard.catalogue import load_catalogue
 from dashboard.database import Views
 from dashboard.events import Events
+from dashboard.pages.audiences import AudiencePages
+from dashboard.pages.dead_letters import DeadLetterPages
 from dashboard.pages.feed import FeedPages
+from dashboard.pages.groups import GroupPages
+from dashboard.pages.health import HealthPages
+from dashboard.pages.sources import SourcePages
 from dashboard.pages.users import UserPages
 from dashboard.people_found import People
 from dashboard.shell import Shell
@@ -21,11 +27,18 @@ if TYPE_CHECKING:
 
 def routes(parts: "Parts") -> "list[BaseRoute]":
     """The routes of the pages; the endpoint's paths (`/v1/...`, `/b`) are taken before them."""
-    catalogue = load_catalogue(parts.settings.dashboard_catalogue)
+    settings = parts.settings
+    catalogue = load_catalogue(settings.dashboard_catalogue)
     views = Views(parts.pool)
     shell, events, people = Shell(views, catalogue), Events(views, catalogue), People(views)
+    kafka = kafka_options(settings)
     return [
         Mount("/static", StaticFiles(packages=[("dashboard", "static")])),
         *FeedPages(shell, events, people, parts.stop).routes(),
         *UserPages(shell, events, people).routes(),
+        *GroupPages(shell, events, people).routes(),
+        *AudiencePages(shell, people).routes(),
+        *SourcePages(shell, settings.dashboard_url).routes(),
+        *DeadLetterPages(shell, kafka).routes(),
+        *HealthPages(shell, kafka, parts.stop).routes(),
     ]
