@@ -19,6 +19,9 @@ from consumer.errors import ConfigError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+# What a stop waits for requests that are being answered.
+_REQUESTS_END_SECONDS_MAX = 15
+
 Probe = Callable[[], Awaitable[str | None]]
 """Gives the reason why not, None if all is well."""
 
@@ -92,6 +95,7 @@ async def serving(
             lifespan="off",
             server_header=False,
             proxy_headers=False,
+            timeout_graceful_shutdown=_REQUESTS_END_SECONDS_MAX,
         )
     )
     task = asyncio.create_task(server.serve(sockets=[listening]))

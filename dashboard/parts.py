@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from consumer.settings import Settings
+    from dashboard.doors import Doors
 
 
 class Parts(NamedTuple):
@@ -18,3 +19,5 @@ class Parts(NamedTuple):
     """asyncpg's own types: `datetime`, jsonb as text. Connects when first needed."""
     stop: "asyncio.Event"
     """Set when the dashboard is to end: answers that never end by themselves end then."""
+    doors: "Doors"
+    """Who may look."""

@@ -7,15 +7,18 @@ from hashlib import blake2b
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
+import structlog
 from babel.numbers import format_decimal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from dashboard import moments
 from dashboard.catalogue import Catalogue
 from dashboard.database import Views
 from dashboard.people import one_line
+
+log = structlog.get_logger()
 
 NAVIGATION: Final = (
     ("/", "Feed", "feed"),
@@ -80,6 +83,39 @@ class Shell:
         looker = looker_of(request)
         return HTMLResponse(
             self.rendered(template, looker, path=request.url.path, **context), status_code
+        )
+
+    async def nowhere(self, request: Request, _: Exception) -> Response:
+        """Answer where there is no page."""
+        if request.url.path.startswith("/api/"):
+            return JSONResponse({"code": "not_found", "message": "there is no such page"}, 404)
+        return self.page(
+            request,
+            "message.html",
+            404,
+            section="",
+            mark="search",
+            title="There is no such page",
+            words="Perhaps its address was misspelled.",
+            href="/",
+            link="Go to the feed",
+        )
+
+    async def away(self, request: Request, error: Exception) -> Response:
+        """Answer while the database is away, or takes too long."""
+        log.warning("page.unanswered", error=str(error))
+        if request.url.path.startswith("/api/"):
+            return JSONResponse({"code": "unavailable", "message": "the database is away"}, 503)
+        return self.page(
+            request,
+            "message.html",
+            503,
+            section="",
+            mark="warning",
+            title="The database does not answer",
+            words="What arrives meanwhile waits in Kafka and is not lost. Try again in a moment.",
+            href=None,
+            link=None,
         )
 
     def rendered(self, template: str, looker: Looker, **context: Any) -> str:

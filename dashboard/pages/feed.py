@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +17,7 @@ from starlette.responses import (
 from starlette.routing import BaseRoute, Route
 
 from dashboard.catalogue import CATEGORIES, CATEGORY_ICONS
+from dashboard.doors import here
 from dashboard.events import (
     EVENT_TYPES,
     Events,
@@ -151,7 +151,7 @@ class FeedPages:
     async def switch(self, request: Request) -> Response:
         """Show what is hidden, or hide it; remembered by the browser."""
         form = await request.form()
-        answer = RedirectResponse(_back(form.get("back")), 303)
+        answer = RedirectResponse(here(str(form.get("back", "/"))), 303)
         answer.set_cookie(
             "windsor_hidden",
             "shown" if form.get("shown") else "hidden",
@@ -166,13 +166,13 @@ class FeedPages:
         form = await request.form()
         if name := str(form.get("name", "")):
             await self._events.hide(name[:_NAME_CHARS_MAX])
-        return RedirectResponse(_back(form.get("back")), 303)
+        return RedirectResponse(here(str(form.get("back", "/"))), 303)
 
     async def show(self, request: Request) -> Response:
         """Show a hidden name again."""
         form = await request.form()
         await self._events.show(str(form.get("name", ""))[:_NAME_CHARS_MAX])
-        return RedirectResponse(_back(form.get("back")), 303)
+        return RedirectResponse(here(str(form.get("back", "/"))), 303)
 
     def _filters(self, request: Request) -> Filters:
         return filters_of(request.query_params, shows_hidden=looker_of(request).shows_hidden)
@@ -206,11 +206,3 @@ def _pretty(raw: str | None) -> str:
         return msgspec.json.format(raw, indent=_JSON_INDENT)
     except msgspec.DecodeError:
         return f"{raw} …"
-
-
-def _back(address: object) -> str:
-    """Where a form came from, on this site only."""
-    text = address if isinstance(address, str) else "/"
-    parts = urlsplit(text)
-    is_ours = text.startswith("/") and not parts.netloc and not text.startswith(("//", "/\\"))
-    return text if is_ours else "/"

@@ -1,16 +1,27 @@
 """Sources: who may send calls, with tokens that are shown once."""
 
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from consumer.sql import load_queries
 from dashboard import tokens
 from dashboard.shell import Shell
 from dashboard.tokens import SourceNameError
 
+_SQL: Final = load_queries("operations.sql", "dashboard.sql")
 _NAME_CHARS_MAX: Final = 200
+
+
+async def may_read(shell: Shell, token: str) -> bool:
+    """Whether a token is one of a source that may read under `/api/`."""
+    source_id = tokens.source_id_of(token)
+    if source_id is None:
+        return False
+    row = await shell.views.row(_SQL["reading_token"], source_id)
+    return row is not None and tokens.is_token(token, row["token_hash"])
 
 
 class SourcePages:
@@ -41,8 +52,14 @@ class SourcePages:
 
     async def rows(self, request: Request) -> Response:
         """The rows alone: when each was last heard of changes while one looks."""
-        sources = await tokens.list_sources(self._shell.views.pool)
-        return self._shell.page(request, "source_rows.html", sources=sources)
+        return self._shell.page(request, "source_rows.html", **await self._listed())
+
+    async def _listed(self) -> dict[str, Any]:
+        rows = await self._shell.views.rows(_SQL["reading_sources"])
+        return {
+            "sources": await tokens.list_sources(self._shell.views.pool),
+            "reading": {row["source_id"] for row in rows},
+        }
 
     async def generate(self, request: Request) -> Response:
         """Make a token; it is on this page alone."""
@@ -52,6 +69,8 @@ class SourcePages:
             generated = await tokens.generate(self._shell.views.pool, name)
         except SourceNameError as error:
             return await self._page(request, fault=str(error), name=name)
+        if form.get("may_read"):
+            await self._shell.views.rows(_SQL["let_read"], generated.source.source_id)
         return await self._page(request, generated=generated)
 
     async def revoke(self, request: Request) -> Response:
@@ -76,7 +95,7 @@ class SourcePages:
             "sources.html",
             400 if fault else 200,
             section="Sources",
-            sources=await tokens.list_sources(self._shell.views.pool),
+            **await self._listed(),
             generated=generated,
             fault=fault,
             name=name,

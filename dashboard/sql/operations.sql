@@ -102,3 +102,15 @@ FROM windsor_dashboard.storage AS s
 
 -- name: schema_version
 SELECT max(m.version) AS version FROM windsor_private.migrations AS m
+
+-- A token's hash, where the token may read. $1: the id of its source.
+-- name: reading_token
+SELECT s.token_hash
+FROM windsor_private.sources AS s
+WHERE s.source_id = $1 AND s.revoked_at IS NULL AND s.may_read
+
+-- name: let_read
+UPDATE windsor_private.sources SET may_read = true WHERE source_id = $1
+
+-- name: reading_sources
+SELECT s.source_id FROM windsor_private.sources AS s WHERE s.may_read

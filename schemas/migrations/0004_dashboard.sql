@@ -32,6 +32,10 @@ CREATE TABLE windsor_private.hidden_names (
     hidden_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Whether a source's token may also read, under /api/. A token in a web page or an app is known to
+-- everybody who looks at it: those must not.
+ALTER TABLE windsor_private.sources ADD COLUMN may_read boolean NOT NULL DEFAULT false;
+
 -- The views ------------------------------------------------------------------------------------
 
 -- Properties, context and traits may be half a megabyte; the feed shows a line. What is larger
@@ -223,8 +227,8 @@ BEGIN
     );
     -- Tokens are stored as hashes of what is random: to read them gives nothing away.
     EXECUTE format(
-        'GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON windsor_private.sources TO %I',
-        role
+        'GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at, may_read)'
+        ' ON windsor_private.sources TO %I', role
     );
     EXECUTE format('GRANT SELECT ON windsor_private.sources_shown TO %I', role);
     EXECUTE format('GRANT SELECT ON windsor_private.dead_letters TO %I', role);
