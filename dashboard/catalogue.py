@@ -108,7 +108,6 @@ class Catalogue:
         }
 
 
-
 _PAGE_WITHOUT_NAME: Final = "viewed [{path|context.page.path|url|context.page.url};a page]"
 
 

@@ -1,12 +1,15 @@
 """The database as the pages see it: views, asked by index, each question with a deadline."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
-
-import asyncpg
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from consumer.postgres import FAILURES, translated
+
+if TYPE_CHECKING:
+    import asyncpg
+
+Row: TypeAlias = Mapping[str, Any]
 
 ROLE: Final = "windsor_dashboard"
 
@@ -31,31 +34,34 @@ class Views:
         self.pool = pool
         """For what is written."""
 
-    async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:  # noqa: ANN401 - the query's own
+    async def rows(self, query: str, *arguments: Any) -> list[Row]:  # noqa: ANN401 - the query's own
         """Ask for rows."""
         try:
-            return await self.pool.fetch(query, *arguments)
+            return cast("list[Row]", await self.pool.fetch(query, *arguments))
         except FAILURES as error:
             raise translated(error) from error
 
-    async def row(self, query: str, *arguments: Any) -> asyncpg.Record | None:  # noqa: ANN401 - the query's own
+    async def row(self, query: str, *arguments: Any) -> Row | None:  # noqa: ANN401 - the query's own
         """Ask for one row, None where there is none."""
         found = await self.rows(query, *arguments)
         return found[0] if found else None
 
     @asynccontextmanager
-    async def connection(self) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    async def connection(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """Lend a connection, for what asks several questions in a row."""
         async with self.pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection:
-            yield connection
+            # What the pool lends is a connection in all but name.
+            yield cast("asyncpg.Connection[asyncpg.Record]", connection)
 
-    async def stream(self, query: str, *arguments: Any) -> AsyncIterator[asyncpg.Record]:  # noqa: ANN401 - the query's own
+    async def stream(self, query: str, *arguments: Any) -> AsyncIterator[Row]:  # noqa: ANN401 - the query's own
         """Give rows as they come, however many: a thousand at a time."""
         try:
-            async with self.pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection:
-                async with connection.transaction(readonly=True):
-                    async for row in connection.cursor(query, *arguments, prefetch=1000):
-                        yield row
+            async with (
+                self.pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection,
+                connection.transaction(readonly=True),
+            ):
+                async for row in connection.cursor(query, *arguments, prefetch=1000):
+                    yield cast("Row", row)
         except FAILURES as error:
             raise translated(error) from error
 

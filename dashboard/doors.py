@@ -209,32 +209,31 @@ class Guarded:
             await self._app(scope, receive, _kept(send))
             return
         answer = await self._at_the_door(request, path)
-        if answer is not None:
-            await answer(scope, receive, send)
-            return
         session = self._session(request)
-        if session is None:
+        if answer is None and session is None:
             answer = await self._for_a_stranger(request, path)
-            await (answer or self._app)(scope, receive, send)
-            return
-        csrf_token = self._doors.csrf_token(session)
-        scope["windsor.csrf_token"] = csrf_token
-        if request.method not in _SAFE_METHODS:
-            body = await _body(request)
-            if body is None:
-                await _plain("This form is too large.", 413)(scope, receive, send)
-                return
-            if not _is_ours(request) or not _carries(request, body, csrf_token):
-                answer = _plain("This form is out of date: go back, reload, and try again.", 403)
-                await answer(scope, receive, send)
-                return
-            if path == "/sign-out":
-                answer = RedirectResponse("/sign-in", 303)
-                answer.delete_cookie(_COOKIE)
-                await answer(scope, receive, send)
-                return
-            receive = _again(body)
-        await self._app(scope, receive, _private(send))
+        if answer is None and session is not None:
+            csrf_token = self._doors.csrf_token(session)
+            scope["windsor.csrf_token"] = csrf_token
+            if request.method not in _SAFE_METHODS:
+                answer, body = await self._checked(request, path, csrf_token)
+                receive = _again(body)
+        await (answer or self._app)(scope, receive, _private(send))
+
+    async def _checked(
+        self, request: Request, path: str, csrf_token: str
+    ) -> tuple[Response | None, bytes]:
+        """Read what is to change something; an answer where it may not."""
+        body = await _body(request)
+        if body is None:
+            return _plain("This form is too large.", 413), b""
+        if not _is_ours(request) or not _carries(request, body, csrf_token):
+            return _plain("This form is out of date: go back, reload, and try again.", 403), b""
+        if path != "/sign-out":
+            return None, body
+        answer = RedirectResponse("/sign-in", 303)
+        answer.delete_cookie(_COOKIE)
+        return answer, b""
 
     def _session(self, request: Request) -> str | None:
         header = self._doors.options.header
@@ -249,9 +248,12 @@ class Guarded:
         if path == "/open" and request.method == "GET":
             if self._doors.opens(request.query_params.get("key", "")):
                 return self._signed_in(request, "/")
-            fault = "This link was used before, or is not ours. The dashboard prints a new one"\
-                " when it starts."  # fmt: skip
-            return self._sign_in(request, fault, 403)
+            return self._sign_in(
+                request,
+                "This link was used before, or is not ours."
+                " The dashboard prints a new one when it starts.",
+                403,
+            )
         if path != "/sign-in":
             return None
         if request.method != "POST":

@@ -98,10 +98,6 @@ class Filters(NamedTuple):
         }
         return urlencode({key: value for key, value in asked.items() if value})
 
-    def with_(self, **changed: str) -> str:
-        """The address's query with other values."""
-        return self._replace(**changed).query()
-
     @property
     def is_any(self) -> bool:
         """Whether something is asked for."""
@@ -127,6 +123,7 @@ class Line(NamedTuple):
     person: Person
     told: Told
     at: datetime
+    received_at: datetime
     name: str
     """As sent, for one line."""
     type: str
@@ -167,6 +164,7 @@ def line_of(row: Mapping[str, Any], catalogue: Catalogue) -> Line:
         person_of(row),
         catalogue.told(event, row["type"], row["category"]),
         row["occurred_at"],
+        row["received_at"],
         one_line(name),
         row["type"],
         row["group_id"],

@@ -8,7 +8,8 @@ are shown.
 """
 
 import asyncio
-from collections import OrderedDict
+import statistics
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ _LINES_MAX: Final = 60
 _REMEMBERED_MAX: Final = 5_000
 # A watcher who does not keep up loses the oldest of what waits.
 _WAITING_MAX: Final = 32
+_FRESHNESS_MAX: Final = 1_000
+_LATELY_SECONDS: Final = 600.0
 WATCHERS_MAX: Final = 200
 
 _EVERYTHING: Final = Filters(shows_hidden=True)
@@ -41,6 +44,8 @@ class Live:
         self._watchers: set[asyncio.Queue[Sequence[Line]]] = set()
         self._task: asyncio.Task[None] | None = None
         self._known: OrderedDict[str, None] = OrderedDict()
+        self.freshness: deque[tuple[datetime, float]] = deque(maxlen=_FRESHNESS_MAX)
+        """When events were seen, and how many seconds after they had been received (the median)."""
 
     @property
     def is_full(self) -> bool:
@@ -77,10 +82,19 @@ class Live:
             while len(self._known) > _REMEMBERED_MAX:
                 self._known.popitem(last=False)
             if fresh and not is_first:
+                self._measure(fresh)
                 self._tell(fresh)
             is_first = False
             await asyncio.sleep(_INTERVAL_SECONDS)
         self._tell([])
+
+    def _measure(self, lines: Sequence[Line]) -> None:
+        now = datetime.now(UTC)
+        waited = [(now - line.received_at).total_seconds() for line in lines]
+        # What is older was held up before it came to us, or is played from a file.
+        lately = [seconds for seconds in waited if 0 <= seconds < _LATELY_SECONDS]
+        if lately:
+            self.freshness.append((now, statistics.median(lately)))
 
     def _tell(self, lines: Sequence[Line]) -> None:
         for queue in self._watchers:

@@ -10,6 +10,7 @@ HUES: Final = 12
 """Colours of avatars, in the stylesheet: `.hue-0` and so on."""
 
 _NAME_CHARS_MAX: Final = 80
+_ADDRESS_CHARS_MAX: Final = 2000
 # They would turn around the text that follows; what shows right to left does so without them.
 _TURNING: Final = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F])
 
@@ -64,7 +65,11 @@ def _stranger(kind: str, value: str) -> Person:
 
 def avatar_of(address: str | None) -> str | None:
     """An avatar's address, where it may be shown: https, and of sensible length."""
-    if address is None or len(address) > 2000 or not address.lower().startswith("https://"):
+    if (
+        address is None
+        or len(address) > _ADDRESS_CHARS_MAX
+        or not address.lower().startswith("https://")
+    ):
         return None
     return address
 

@@ -7,11 +7,10 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
-import asyncpg
 from starlette.datastructures import QueryParams
 
 from consumer.sql import load_queries
-from dashboard.database import Views
+from dashboard.database import Row, Views
 from dashboard.events import NEWEST, Place, place_of
 from dashboard.people import Person, one_line, person_of
 
@@ -108,29 +107,31 @@ class People:
         self._views = views
         self._phone_code = phone_code
 
-    async def identity(self, kind: str, value: str) -> asyncpg.Record | None:
+    async def identity(self, kind: str, value: str) -> Row | None:
         """An identity and whose it is."""
         return await self._views.row(_SQL["identity"], kind, value)
 
-    async def user(self, id_: int) -> asyncpg.Record | None:
+    async def user(self, id_: int) -> Row | None:
         """A user by key."""
         return await self._views.row(_SQL["user"], id_)
 
-    async def identities(self, id_: int) -> list[asyncpg.Record]:
+    async def identities(self, id_: int) -> list[Row]:
         """A user's identities, and why each is theirs."""
         return await self._views.rows(_SQL["identities_of_user"], id_, IDENTITIES_SHOWN_MAX)
 
-    async def merges(self, identity_ids: Sequence[int]) -> list[asyncpg.Record]:
+    async def merges(self, identity_ids: Sequence[int]) -> list[Row]:
         """The aliases that concern somebody."""
         return await self._views.rows(_SQL["merges_of_user"], identity_ids, 100)
 
-    async def trait_history(self, identity_ids: Sequence[int], key: str) -> list[asyncpg.Record]:
+    async def trait_history(self, identity_ids: Sequence[int], key: str) -> list[Row]:
         """What a trait has been."""
         return await self._views.rows(_SQL["trait_history"], identity_ids, key, 50)
 
     async def audiences(self) -> list[Audience]:
         """All audiences and computed traits, by name."""
-        return [Audience(**row) for row in await self._views.rows(_SQL["audiences"], _AUDIENCES_MAX)]
+        return [
+            Audience(**row) for row in await self._views.rows(_SQL["audiences"], _AUDIENCES_MAX)
+        ]
 
     async def users_count(self) -> tuple[int, int]:
         """How many users there are, and how many are identified; every one is looked at."""
@@ -185,11 +186,9 @@ class People:
             return FoundUsers(users, None, None)
         return FoundUsers(users, _place(reached).text(), reached["occurred_at"])
 
-    async def export(self, filters: UserFilters) -> AsyncIterator[asyncpg.Record]:
+    async def export(self, filters: UserFilters) -> AsyncIterator[Row]:
         """All users that fit, as a stream; a search is not part of it."""
-        async for row in self._views.stream(
-            _SQL["users_export"], *await self._conditions(filters)
-        ):
+        async for row in self._views.stream(_SQL["users_export"], *await self._conditions(filters)):
             yield row
 
     async def _candidates(self, filters: UserFilters) -> list[int] | None:
@@ -250,9 +249,7 @@ class People:
     ) -> FoundUsers:
         at = place_of(place)
         key = at.key.int & (2**63 - 1) if at is not NEWEST else 2**63 - 1
-        rows = await self._views.rows(
-            _SQL["users_among"], ids, at.at, key, *conditions, users_max
-        )
+        rows = await self._views.rows(_SQL["users_among"], ids, at.at, key, *conditions, users_max)
         users = [_found(row) for row in rows]
         if len(rows) < users_max:
             return FoundUsers(users, None, None)

@@ -1,6 +1,5 @@
 """What every page is put into: the templates, who looks at it, and how they like it."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -77,7 +76,7 @@ class Shell:
         }
 
     def page(
-        self, request: Request, template: str, status_code: int = 200, **context: Any
+        self, request: Request, template: str, status_code: int = 200, /, **context: object
     ) -> HTMLResponse:
         """Answer with a template; a part of a page is one without the layout."""
         looker = looker_of(request)
@@ -118,7 +117,7 @@ class Shell:
             link=None,
         )
 
-    def rendered(self, template: str, looker: Looker, **context: Any) -> str:
+    def rendered(self, template: str, looker: Looker, /, **context: object) -> str:
         """Fill a template for somebody.
 
         Args:
@@ -127,7 +126,7 @@ class Shell:
             context: What else it asks for.
         """
         now = looker.now
-        told: Mapping[str, Any] = {
+        told: dict[str, Any] = {
             "looker": looker,
             "ago": lambda at: moments.ago(_local(at, now), now),
             "exact": lambda at: moments.exact(_local(at, now)),
@@ -144,6 +143,15 @@ def _local(at: datetime, now: datetime) -> datetime:
         return at.astimezone(now.tzinfo)
     except OverflowError:
         return at
+
+
+_BIGINT_DIGITS: Final = 18
+
+
+def number_of(text: object) -> int:
+    """A number of an address or form, 0 where it is none."""
+    is_number = isinstance(text, str) and text.isascii() and text.isdecimal()
+    return int(str(text)) if is_number and len(str(text)) <= _BIGINT_DIGITS else 0
 
 
 def number(value: float) -> str:

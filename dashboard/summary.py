@@ -77,21 +77,21 @@ def compiled(template: str) -> Template:
     slots: list[tuple[Choice, ...]] = []
     choices: list[list[tuple[Piece, bool]]] = [[]]
     is_inside = is_set_off = False
-    for token in _TOKENS.findall(template):
-        if token == "[" and not is_inside:
+    for sign in _TOKENS.findall(template):
+        if sign == "[" and not is_inside:
             slots.append((tuple(choices[0]),))
             choices, is_inside = [[]], True
-        elif token == "]" and is_inside:
+        elif sign == "]" and is_inside:
             slots.append(tuple(map(tuple, choices)))
             choices, is_inside = [[]], False
-        elif token in "[]{}":
-            raise TemplateError(f"a {token} without its like")
-        elif token == "*":
+        elif sign in "[]{}":
+            raise TemplateError(f"a {sign} without its like")
+        elif sign == "*":
             is_set_off = not is_set_off
-        elif token == ";" and is_inside:
+        elif sign == ";" and is_inside:
             choices.append([])
         else:
-            choices[-1].append((_field(token) if token[0] == "{" else token, is_set_off))
+            choices[-1].append((_field(sign) if sign[0] == "{" else sign, is_set_off))
     if is_inside or is_set_off:
         raise TemplateError(f"a {'[' if is_inside else '*'} that does not end")
     return (*slots, (tuple(choices[0]),))
@@ -287,19 +287,34 @@ _SHOWN: Final[Mapping[str, Callable[[Any, Event], str | None]]] = {
 
 # Names that nobody wrote a template for ---------------------------------------------------------
 
-_WORDS: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z'’]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
+_WORDS: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z'\u2019]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
 _IRREGULAR: Final = frozenset(
-    "began bought broke brought built caught chose chosen cut did done drew found gave given got"
-    " heard held hid hidden hit kept knew known laid led left lost made met opened paid put ran"
-    " read said saw seen sent set shown shut sold spent split spoke started stopped swiped took"
-    " taken taught told undid undone upsold went withdrawn won wrote written".split()
+    (
+        *("began", "bought", "broke", "brought", "built", "caught", "chose", "chosen", "cut"),
+        *("did", "done", "drew", "found", "gave", "given", "got", "heard", "held", "hid"),
+        *("hidden", "hit", "kept", "knew", "known", "laid", "led", "left", "lost", "made", "met"),
+        *("opened", "paid", "put", "ran", "read", "said", "saw", "seen", "sent", "set", "shown"),
+        *("shut", "sold", "spent", "split", "spoke", "started", "stopped", "swiped", "took"),
+        *("taken", "taught", "told", "undid", "undone", "upsold", "went", "withdrawn", "won"),
+        *("wrote", "written"),
+    )
 )
-_NOT_VERBS: Final = frozenset("need feed seed speed bed red embed shed breed weed unified".split())
-# Of a name's last words, they belong to the verb: `Team Joined Via Link`.
+_NOT_VERBS: Final = frozenset(
+    (
+        *("need", "feed", "seed", "speed", "bed", "red", "embed", "shed", "breed", "weed"),
+        "unified",
+    )
+)
 _UNCOUNTABLE: Final = frozenset(
-    "access activity analytics billing checkout content data feedback help information inventory"
-    " media music news onboarding progress search software support traffic".split()
+    (
+        *("access", "activity", "analytics", "billing", "checkout", "content", "data", "feedback"),
+        *("help", "information", "inventory", "media", "music", "news", "onboarding", "progress"),
+        *("search", "software", "support", "traffic"),
+    )
 )
+# Of a sentence; a name of more words is one by itself.
+_NAME_WORDS_MAX: Final = 6
+_BED: Final = len("bed")
 _DETAILS: Final = "[ *{name|title|subject|label}*]"
 
 
@@ -318,7 +333,7 @@ def _did(name: str) -> Sentence:
 def _template_of_name(name: str) -> str | None:
     words = _WORDS.findall(name)
     lower = [word if word.isupper() and len(word) > 1 else word.lower() for word in words]
-    if len(words) < 2 or len(words) > 6 or "".join(words) != re.sub(r"[\W_]+", "", name):
+    if not 1 < len(words) <= _NAME_WORDS_MAX or "".join(words) != re.sub(r"[\W_]+", "", name):
         # One word, prose, or letters that the rules below say nothing of.
         return f"{lower[0]}{_DETAILS}" if len(words) == 1 and _is_past(lower[0]) else None
     if _is_past(lower[0]):
@@ -335,7 +350,7 @@ def _template_of_name(name: str) -> str | None:
 def _is_past(word: str) -> bool:
     if word in _NOT_VERBS or not word.isascii():
         return False
-    return word.lower() in _IRREGULAR or (len(word) > 3 and word.lower().endswith("ed"))
+    return word.lower() in _IRREGULAR or (len(word) > _BED and word.lower().endswith("ed"))
 
 
 def _with_article(words: Sequence[str]) -> str:

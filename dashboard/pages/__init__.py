@@ -11,8 +11,9 @@ from consumer.app import kafka_options
 from consumer.errors import TransientSinkError
 from dashboard.catalogue import load_catalogue
 from dashboard.database import Views
-from dashboard.events import Events
 from dashboard.doors import Guarded
+from dashboard.events import Events
+from dashboard.live import Live
 from dashboard.pages.api import ApiPages
 from dashboard.pages.audiences import AudiencePages
 from dashboard.pages.dead_letters import DeadLetterPages
@@ -40,16 +41,16 @@ def routes(parts: "Parts") -> "list[BaseRoute]":
     catalogue = load_catalogue(settings.dashboard_catalogue)
     views = Views(parts.pool)
     shell, events, people = Shell(views, catalogue), Events(views, catalogue), People(views)
-    kafka = kafka_options(settings)
-    pages: "list[BaseRoute]" = [
+    kafka, live = kafka_options(settings), Live(events, parts.stop)
+    pages: list[BaseRoute] = [
         Mount("/static", StaticFiles(packages=[("dashboard", "static")])),
-        *FeedPages(shell, events, people, parts.stop).routes(),
+        *FeedPages(shell, events, people, live).routes(),
         *UserPages(shell, events, people).routes(),
         *GroupPages(shell, events, people).routes(),
         *AudiencePages(shell, people).routes(),
         *SourcePages(shell, settings.dashboard_url).routes(),
         *DeadLetterPages(shell, kafka).routes(),
-        *HealthPages(shell, kafka, parts.stop).routes(),
+        *HealthPages(shell, kafka, live, parts.stop).routes(),
         *ApiPages(shell, events, people).routes(),
     ]
 

@@ -142,9 +142,7 @@ def changes_of(rows: Sequence[Mapping[str, Any]], *, is_trait: bool) -> list[Cha
     return changes[::-1]
 
 
-def sizes_of(
-    changes: Sequence[Change], size: int, now: datetime
-) -> list[tuple[datetime, float]]:
+def sizes_of(changes: Sequence[Change], size: int, now: datetime) -> list[tuple[datetime, float]]:
     """The size over time, oldest first, from what it is now backwards."""
     points = [(now, float(size))]
     for change in changes:

@@ -12,7 +12,7 @@ from consumer.dead_letters import DeadLetters, Selection, discard, replay
 from consumer.errors import SourceError
 from consumer.kafka import KafkaOptions, open_sender
 from consumer.sql import load_queries
-from dashboard.shell import Shell
+from dashboard.shell import Shell, number_of
 
 _SQL: Final = load_queries("operations.sql", "dashboard.sql")
 _PAGE_LETTERS: Final = 50
@@ -49,7 +49,7 @@ class DeadLetterPages:
             section="Dead letters",
             counts=counts,
             said=request.query_params.get("said", ""),
-            count=_number(request.query_params.get("count")),
+            count=number_of(request.query_params.get("count")),
             **await self._found(request),
         )
 
@@ -64,7 +64,7 @@ class DeadLetterPages:
         shows_closed = query.get("closed") == "yes"
         rows = await self._shell.views.rows(
             _SQL["dead_letters"],
-            _number(query.get("before")) or _NEWEST,
+            number_of(query.get("before")) or _NEWEST,
             reason or None,
             shows_closed,
             _LOOKED_MAX,
@@ -84,7 +84,7 @@ class DeadLetterPages:
 
     async def letter(self, request: Request) -> Response:
         """One letter, with its record as it came."""
-        id_ = _number(request.query_params.get("id"))
+        id_ = number_of(request.query_params.get("id"))
         row = await self._shell.views.row(_SQL["dead_letter"], id_, _VALUE_BYTES_MAX)
         if row is None:
             return self._shell.page(
@@ -112,7 +112,7 @@ class DeadLetterPages:
     async def replay(self, request: Request) -> Response:
         """Send a letter's record again, after a fix."""
         form = await request.form()
-        id_ = _number(form.get("id"))
+        id_ = number_of(form.get("id"))
         try:
             async with self._shell.views.connection() as connection:
                 letters = DeadLetters(connection)
@@ -127,16 +127,10 @@ class DeadLetterPages:
     async def discard(self, request: Request) -> Response:
         """Put a letter away."""
         form = await request.form()
-        id_ = _number(form.get("id"))
+        id_ = number_of(form.get("id"))
         async with self._shell.views.connection() as connection:
             count = await discard(DeadLetters(connection), Selection(ids=(id_,)), lambda _: None)
         return RedirectResponse(f"/dead-letters?said=discarded&count={count}", 303)
-
-
-def _number(text: object) -> int:
-    """A number of an address, 0 where it is none."""
-    is_number = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 19
-    return int(str(text)) if is_number else 0
 
 
 def shown_bytes(raw: bytes | None) -> str:

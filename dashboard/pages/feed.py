@@ -29,7 +29,7 @@ from dashboard.events import (
 )
 from dashboard.live import Live
 from dashboard.people_found import People
-from dashboard.shell import Looker, Shell, looker_of
+from dashboard.shell import Looker, Shell, looker_of, number_of
 
 _HEARTBEAT_SECONDS: Final = 15.0
 _HIDDEN_COOKIE_SECONDS: Final = 365 * 86_400
@@ -40,13 +40,11 @@ _NAME_CHARS_MAX: Final = 10_000
 class FeedPages:
     """The handlers of the feed."""
 
-    def __init__(
-        self, shell: Shell, events: Events, people: People, stop: asyncio.Event
-    ) -> None:
+    def __init__(self, shell: Shell, events: Events, people: People, live: Live) -> None:
         self._shell = shell
         self._events = events
         self._people = people
-        self._live = Live(events, stop)
+        self._live = live
 
     def routes(self) -> list[BaseRoute]:
         """Where they answer."""
@@ -140,9 +138,9 @@ class FeedPages:
     async def event(self, request: Request) -> Response:
         """One event's details, for the line that is opened."""
         query = request.query_params
-        identity = query.get("identity", "")
-        identity_id = int(identity) if identity.isdecimal() and len(identity) < 19 else -1
-        event = await self._events.one(place_of(query.get("place")), identity_id)
+        event = await self._events.one(
+            place_of(query.get("place")), number_of(query.get("identity"))
+        )
         if event is None:
             return HTMLResponse("<p>This event is not there any more.</p>")
         parts = {key: _pretty(event[key]) for key in ("properties", "traits", "context")}

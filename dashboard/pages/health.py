@@ -1,6 +1,7 @@
 """Health: whether events come in, how fast they are seen, and what waits."""
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from consumer.errors import SourceError, TransientSinkError
 from consumer.kafka import KafkaOptions, lag_of_group
 from consumer.sql import load_queries
+from dashboard.live import Live
 from dashboard.plots import plot_of
 from dashboard.shell import Shell
 
@@ -39,8 +41,9 @@ class Sample(NamedTuple):
 class HealthPages:
     """The handlers of the health page; Kafka is asked from the first look on."""
 
-    def __init__(self, shell: Shell, kafka: KafkaOptions, stop: asyncio.Event) -> None:
+    def __init__(self, shell: Shell, kafka: KafkaOptions, live: Live, stop: asyncio.Event) -> None:
         self._shell = shell
+        self._live = live
         self._kafka = kafka
         self._stop = stop
         self._samples: deque[Sample] = deque(maxlen=_SAMPLES_MAX)
@@ -53,9 +56,7 @@ class HealthPages:
 
     async def health(self, request: Request) -> Response:
         """The page; what changes on it is asked for again and again."""
-        return self._shell.page(
-            request, "health.html", section="Health", **await self._told()
-        )
+        return self._shell.page(request, "health.html", section="Health", **await self._told())
 
     async def now(self, request: Request) -> Response:
         """What changes."""
@@ -82,6 +83,8 @@ class HealthPages:
             "lag": samples[-1].lag_records if samples else None,
             "rate_plot": plot_of(rates := rates_of(samples)),
             "rate": rates[-1][1] if rates else None,
+            "fresh_plot": plot_of(fresh := list(self._live.freshness)),
+            "freshness": fresh[-1][1] if fresh else None,
             "storage": storage,
             "schema_version": version["version"] if version else None,
             "dead_letters": sum(row["letters"] for row in reasons),
@@ -89,6 +92,11 @@ class HealthPages:
         }
 
     async def _sample(self) -> None:
+        # As one who watches: so it is measured how soon an event is seen.
+        async with self._live.watching():
+            await self._ask_kafka()
+
+    async def _ask_kafka(self) -> None:
         while not self._stop.is_set():
             try:
                 lags = await lag_of_group(self._kafka)
@@ -114,7 +122,7 @@ class HealthPages:
 def rates_of(samples: Sequence[Sample]) -> list[tuple[datetime, float]]:
     """Records a second between samples; none below zero, as when a group is set back."""
     rates = []
-    for before, after in zip(samples, samples[1:], strict=False):
+    for before, after in itertools.pairwise(samples):
         seconds = (after.at - before.at).total_seconds()
         records = after.committed_records - before.committed_records
         rates.append((after.at, max(records, 0) / seconds if seconds > 0 else 0.0))

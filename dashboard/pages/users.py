@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-import asyncpg
 import msgspec
 from starlette.requests import Request
 from starlette.responses import (
@@ -20,6 +19,7 @@ from starlette.responses import (
 from starlette.routing import BaseRoute, Route
 
 from dashboard.catalogue import CATEGORIES, CATEGORY_ICONS
+from dashboard.database import Row
 from dashboard.events import HIDDEN_TYPES_OF_ONE, Events, Lines, filters_of, place_of
 from dashboard.people import one_line, person_of
 from dashboard.people_found import Audience, FoundUsers, People, user_filters_of
@@ -125,9 +125,7 @@ class UserPages:
             headers={"Content-Disposition": 'attachment; filename="users.csv"'},
         )
 
-    async def _rows(
-        self, search: str, users: AsyncIterator[asyncpg.Record]
-    ) -> AsyncIterator[str]:
+    async def _rows(self, search: str, users: AsyncIterator[Row]) -> AsyncIterator[str]:
         del search
         buffer = io.StringIO()
         writer = csv.writer(buffer)
@@ -280,7 +278,7 @@ class UserPages:
             section="Users",
             mark="search",
             title="Nobody has this id",
-            words=f"There is no {one_line(id_) or 'such id'}: perhaps it was erased, or misspelled.",
+            words=f"There is no {one_line(id_) or 'such id'}: it was erased, or is misspelled.",
             href="/users",
             link="Look at everyone",
         )

@@ -73,6 +73,7 @@ reached AS (
 SELECT
     s.occurred_at,
     s.message_key,
+    c.received_at,
     c.message_id,
     c.type::text AS type,
     c.name,
@@ -106,7 +107,7 @@ LEFT JOIN windsor_dashboard.groups AS g ON g.group_id = u.group_id
 UNION ALL
 SELECT
     r.occurred_at, r.message_key, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL, NULL
+    NULL, NULL, NULL, NULL, NULL, NULL
 FROM reached AS r
 WHERE r.walked_count >= $5
 ORDER BY occurred_at DESC, message_key DESC
@@ -140,6 +141,7 @@ WITH found AS MATERIALIZED (
 SELECT
     c.occurred_at,
     c.message_key,
+    c.received_at,
     c.message_id,
     c.type::text AS type,
     c.name,
