@@ -37,7 +37,7 @@ class Views:
     async def rows(self, query: str, *arguments: Any) -> list[Row]:  # noqa: ANN401 - the query's own
         """Ask for rows."""
         try:
-            return cast("list[Row]", await self.pool.fetch(query, *arguments))
+            return cast("list[Row]", await self.pool.fetch(query, *map(_askable, arguments)))
         except FAILURES as error:
             raise translated(error) from error
 
@@ -60,10 +60,19 @@ class Views:
                 self.pool.acquire(timeout=_ACQUIRE_SECONDS_MAX) as connection,
                 connection.transaction(readonly=True),
             ):
-                async for row in connection.cursor(query, *arguments, prefetch=1000):
+                async for row in connection.cursor(query, *map(_askable, arguments), prefetch=1000):
                     yield cast("Row", row)
         except FAILURES as error:
             raise translated(error) from error
+
+
+def _askable(argument: object) -> object:
+    """What was typed, without what Postgres has in no text."""
+    if isinstance(argument, str):
+        return argument.replace("\0", "\ufffd")
+    if isinstance(argument, list):
+        return [_askable(one) for one in argument]
+    return argument
 
 
 async def take_role(connection: Any) -> None:  # noqa: ANN401 - a connection, or the pool's proxy of one

@@ -216,24 +216,23 @@ class Guarded:
             csrf_token = self._doors.csrf_token(session)
             scope["windsor.csrf_token"] = csrf_token
             if request.method not in _SAFE_METHODS:
-                answer, body = await self._checked(request, path, csrf_token)
-                receive = _again(body)
+                answer = await self._checked(request, path, csrf_token)
         await (answer or self._app)(scope, receive, _private(send))
 
-    async def _checked(
-        self, request: Request, path: str, csrf_token: str
-    ) -> tuple[Response | None, bytes]:
-        """Read what is to change something; an answer where it may not."""
-        body = await _body(request)
-        if body is None:
-            return _plain("This form is too large.", 413), b""
-        if not _is_ours(request) or not _carries(request, body, csrf_token):
-            return _plain("This form is out of date: go back, reload, and try again.", 403), b""
-        if path != "/sign-out":
-            return None, body
-        answer = RedirectResponse("/sign-in", 303)
-        answer.delete_cookie(_COOKIE)
-        return answer, b""
+    async def _checked(self, request: Request, path: str, csrf_token: str) -> Response | None:
+        """Read the form that is to change something; an answer where it may not."""
+        form = await _form(request)
+        if form is None:
+            return _plain("This form is too large.", 413)
+        token = request.headers.get("x-csrf-token") or form.get("csrf", "")
+        if not _is_ours(request) or not hmac.compare_digest(token.encode(), csrf_token.encode()):
+            return _plain("This form is out of date: go back, reload, and try again.", 403)
+        if path == "/sign-out":
+            answer = RedirectResponse("/sign-in", 303)
+            answer.delete_cookie(_COOKIE)
+            return answer
+        request.scope["windsor.form"] = form
+        return None
 
     def _session(self, request: Request) -> str | None:
         header = self._doors.options.header
@@ -261,17 +260,16 @@ class Guarded:
         return await self._try_password(request)
 
     async def _try_password(self, request: Request) -> Response:
-        body = await _body(request)
-        if body is None or not _is_ours(request):
+        form = await _form(request)
+        if form is None or not _is_ours(request):
             return _plain("This form did not come from this site.", 403)
-        form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
         address = request.client.host if request.client is not None else ""
         if self._doors.waits(address, time.monotonic()):
             answer = self._sign_in(request, "Too many attempts: wait a minute.", 429)
             answer.headers["Retry-After"] = str(int(_FAILURES_SECONDS))
             return answer
-        if await self._doors.knows(form.get("password", [""])[0]):
-            return self._signed_in(request, here(form.get("to", ["/"])[0]))
+        if await self._doors.knows(form.get("password", "")):
+            return self._signed_in(request, here(form.get("to", "/")))
         self._doors.failed(address, time.monotonic())
         return self._sign_in(request, "That is not the password.", 403)
 
@@ -346,14 +344,26 @@ def here(address: str) -> str:
     return address if is_here else "/"
 
 
-async def _body(request: Request) -> bytes | None:
-    """The body of a form; None where it is too large."""
+def form_of(request: Request) -> Mapping[str, str]:
+    """The form of a request that came through the door."""
+    form: Mapping[str, str] = request.scope["windsor.form"]
+    return form
+
+
+async def _form(request: Request) -> Mapping[str, str] | None:
+    """Read a form, of each name the first value; None where it is too large."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > _FORM_BYTES_MAX:
             return None
-    return body
+    try:
+        found = parse_qs(
+            body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100
+        )
+    except ValueError:
+        return None
+    return {name: values[0] for name, values in found.items()}
 
 
 def _is_ours(request: Request) -> bool:
@@ -362,24 +372,6 @@ def _is_ours(request: Request) -> bool:
         return False
     origin = request.headers.get("origin")
     return origin is None or urlsplit(origin).netloc == request.headers.get("host")
-
-
-def _carries(request: Request, body: bytes, csrf_token: str) -> bool:
-    token = request.headers.get("x-csrf-token")
-    if token is None:
-        form = parse_qs(body.decode("utf-8", "replace"))
-        token = form.get("csrf", [""])[0]
-    return hmac.compare_digest(token.encode(), csrf_token.encode())
-
-
-def _again(body: bytes) -> "Receive":
-    """Give a body once more."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> "Message":
-        return messages.pop() if messages else {"type": "http.disconnect"}
-
-    return receive
 
 
 def _private(send: "Send") -> "Send":

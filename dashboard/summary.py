@@ -290,15 +290,20 @@ _SHOWN: Final[Mapping[str, Callable[[Any, Event], str | None]]] = {
 _WORDS: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z'\u2019]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
 _IRREGULAR: Final = frozenset(
     (
-        *("began", "bought", "broke", "brought", "built", "caught", "chose", "chosen", "cut"),
-        *("did", "done", "drew", "found", "gave", "given", "got", "heard", "held", "hid"),
-        *("hidden", "hit", "kept", "knew", "known", "laid", "led", "left", "lost", "made", "met"),
-        *("opened", "paid", "put", "ran", "read", "said", "saw", "seen", "sent", "set", "shown"),
+        *("began", "bought", "broke", "brought", "built", "caught", "chose", "cut"),
+        *("did", "drew", "found", "gave", "got", "heard", "held", "hid"),
+        *("hit", "kept", "knew", "laid", "led", "left", "lost", "made", "met"),
+        *("opened", "paid", "put", "ran", "read", "said", "saw", "sent", "set"),
         *("shut", "sold", "spent", "split", "spoke", "started", "stopped", "swiped", "took"),
-        *("taken", "taught", "told", "undid", "undone", "upsold", "went", "withdrawn", "won"),
-        *("wrote", "written"),
+        *("taught", "told", "undid", "upsold", "went", "won", "wrote"),
     )
 )
+# Names say `Comment Written`, sentences that somebody wrote one.
+_PARTICIPLES: Final[Mapping[str, str]] = {
+    **{"chosen": "chose", "done": "did", "given": "gave", "hidden": "hid", "known": "knew"},
+    **{"seen": "saw", "shown": "showed", "taken": "took", "withdrawn": "withdrew"},
+    **{"written": "wrote", "begun": "began", "driven": "drove", "undone": "undid"},
+}
 _NOT_VERBS: Final = frozenset(
     (
         *("need", "feed", "seed", "speed", "bed", "red", "embed", "shed", "breed", "weed"),
@@ -333,6 +338,7 @@ def _did(name: str) -> Sentence:
 def _template_of_name(name: str) -> str | None:
     words = _WORDS.findall(name)
     lower = [word if word.isupper() and len(word) > 1 else word.lower() for word in words]
+    lower = [_PARTICIPLES.get(word, word) for word in lower]
     if not 1 < len(words) <= _NAME_WORDS_MAX or "".join(words) != re.sub(r"[\W_]+", "", name):
         # One word, prose, or letters that the rules below say nothing of.
         return f"{lower[0]}{_DETAILS}" if len(words) == 1 and _is_past(lower[0]) else None

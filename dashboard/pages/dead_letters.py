@@ -12,6 +12,7 @@ from consumer.dead_letters import DeadLetters, Selection, discard, replay
 from consumer.errors import SourceError
 from consumer.kafka import KafkaOptions, open_sender
 from consumer.sql import load_queries
+from dashboard.doors import form_of
 from dashboard.shell import Shell, number_of
 
 _SQL: Final = load_queries("operations.sql", "dashboard.sql")
@@ -111,7 +112,7 @@ class DeadLetterPages:
 
     async def replay(self, request: Request) -> Response:
         """Send a letter's record again, after a fix."""
-        form = await request.form()
+        form = form_of(request)
         id_ = number_of(form.get("id"))
         try:
             async with self._shell.views.connection() as connection:
@@ -126,7 +127,7 @@ class DeadLetterPages:
 
     async def discard(self, request: Request) -> Response:
         """Put a letter away."""
-        form = await request.form()
+        form = form_of(request)
         id_ = number_of(form.get("id"))
         async with self._shell.views.connection() as connection:
             count = await discard(DeadLetters(connection), Selection(ids=(id_,)), lambda _: None)

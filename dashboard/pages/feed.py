@@ -17,7 +17,7 @@ from starlette.responses import (
 from starlette.routing import BaseRoute, Route
 
 from dashboard.catalogue import CATEGORIES, CATEGORY_ICONS
-from dashboard.doors import here
+from dashboard.doors import form_of, here
 from dashboard.events import (
     EVENT_TYPES,
     Events,
@@ -148,8 +148,8 @@ class FeedPages:
 
     async def switch(self, request: Request) -> Response:
         """Show what is hidden, or hide it; remembered by the browser."""
-        form = await request.form()
-        answer = RedirectResponse(here(str(form.get("back", "/"))), 303)
+        form = form_of(request)
+        answer = RedirectResponse(here(form.get("back", "/")), 303)
         answer.set_cookie(
             "windsor_hidden",
             "shown" if form.get("shown") else "hidden",
@@ -161,16 +161,16 @@ class FeedPages:
 
     async def hide(self, request: Request) -> Response:
         """Hide a name for everybody."""
-        form = await request.form()
-        if name := str(form.get("name", "")):
+        form = form_of(request)
+        if name := form.get("name", ""):
             await self._events.hide(name[:_NAME_CHARS_MAX])
-        return RedirectResponse(here(str(form.get("back", "/"))), 303)
+        return RedirectResponse(here(form.get("back", "/")), 303)
 
     async def show(self, request: Request) -> Response:
         """Show a hidden name again."""
-        form = await request.form()
-        await self._events.show(str(form.get("name", ""))[:_NAME_CHARS_MAX])
-        return RedirectResponse(here(str(form.get("back", "/"))), 303)
+        form = form_of(request)
+        await self._events.show(form.get("name", "")[:_NAME_CHARS_MAX])
+        return RedirectResponse(here(form.get("back", "/")), 303)
 
     def _filters(self, request: Request) -> Filters:
         return filters_of(request.query_params, shows_hidden=looker_of(request).shows_hidden)

@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute, Route
 
 from consumer.sql import load_queries
 from dashboard import tokens
+from dashboard.doors import form_of
 from dashboard.shell import Shell
 from dashboard.tokens import SourceNameError
 
@@ -63,8 +64,8 @@ class SourcePages:
 
     async def generate(self, request: Request) -> Response:
         """Make a token; it is on this page alone."""
-        form = await request.form()
-        name = str(form.get("name", ""))[:_NAME_CHARS_MAX]
+        form = form_of(request)
+        name = form.get("name", "")[:_NAME_CHARS_MAX]
         try:
             generated = await tokens.generate(self._shell.views.pool, name)
         except SourceNameError as error:
@@ -75,9 +76,9 @@ class SourcePages:
 
     async def revoke(self, request: Request) -> Response:
         """Take a token back."""
-        form = await request.form()
+        form = form_of(request)
         try:
-            await tokens.revoke(self._shell.views.pool, str(form.get("source_id", "")))
+            await tokens.revoke(self._shell.views.pool, form.get("source_id", ""))
         except SourceNameError as error:
             return await self._page(request, fault=str(error))
         return RedirectResponse("/sources", 303)
