@@ -7,7 +7,7 @@ import pytest
 
 from consumer.errors import ConfigError
 from consumer.settings import Settings
-from dashboard.doors import Doors, DoorOptions, door_options, hash_password, here
+from dashboard.doors import DoorOptions, Doors, door_options, hash_password, here
 from tests.dashboard.looking import NOWHERE, looking, store_calls
 from tests.dashboard.serving import dashboard, settings_for
 

@@ -29,7 +29,7 @@ def told(name: str, **properties: object) -> str:
         ("orderCompleted", {"orderId": "A1", "revenue": "12"}, "completed order #A1 for $12.00"),
         ("order_completed", {"total": 10, "currency": "JPY"}, "completed an order for ¥10"),
         ("Order Completed", {}, "completed an order"),
-        ("Product Added", {"product": {"name": "Pen"}, "quantity": 2}, "added 2 × Pen to the cart"),
+        ("Product Added", {"product": {"name": "Pen"}, "quantity": 2}, "added 2 \u00d7 Pen to the cart"),
         ("Products Searched", {"query": "pens"}, "searched for pens"),
         ("Email Opened", {"email_subject": "Your trial ends soon"}, "opened Your trial ends soon"),
         ("email_opened", {}, "opened an email"),
