@@ -103,6 +103,6 @@ async def barriers(page: Page) -> list[str]:
 async def overflow(page: Page) -> int:
     """By how many pixels a page is wider than its window."""
     width: int = await page.evaluate(
-        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
     )
     return width

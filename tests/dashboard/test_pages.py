@@ -85,7 +85,8 @@ async def test_page_is_there_and_small(path: str, looker: Looker) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/user?id=nobody", "/group?id=none", "/audience?name=none", "/dead-letter?id=999", "/none",
-     "/identity?kind=user&id=10000", "/identity?kind=odd&id=x", "/dead-letter?id=99999999999999999999"],
+     "/identity?kind=user&id=10000", "/identity?kind=odd&id=x",
+     "/dead-letter?id=99999999999999999999"],
 )  # fmt: skip
 async def test_what_is_not_there_is_said_so_in_words(path: str, looker: Looker) -> None:
     answer = await looker.get(path)
@@ -267,7 +268,8 @@ async def test_audience_tells_who_entered_and_left(database: str) -> None:
         }  # fmt: skip
 
     await store_calls(database, [
-        sync("ann", "true", 1), sync("bob", "true", 1), sync("ann", "true", 2), sync("bob", "false", 3),
+        sync("ann", "true", 1), sync("bob", "true", 1), sync("ann", "true", 2),
+        sync("bob", "false", 3),
         sync("cid", "false", 3), sync("bob", "true", 4),
     ])  # fmt: skip
     async with looking(database) as looker:
