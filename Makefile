@@ -5,7 +5,8 @@ BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export VIRTUAL_ENV :=
 
-.PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas
+.PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas \
+	rules test-deploy image sbom images test-containers
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,3 +56,47 @@ fuzz: setup ## Fuzz decoding and folding: SECONDS=60, or INPUT=path to repeat on
 
 schemas: setup ## Write the documents of the contract: JSON Schema, AsyncAPI, the table of fields
 	$(BIN)/python -m schemas.documents
+
+rules: ## Write Prometheus' rules as the object that its operator takes
+	@{ sed '/^spec:$$/q' deploy/prometheus/prometheus-rule.yaml; \
+		sed 's/^./  &/' deploy/prometheus/rules.yaml; } > deploy/prometheus/prometheus-rule.yaml.new
+	@mv deploy/prometheus/prometheus-rule.yaml.new deploy/prometheus/prometheus-rule.yaml
+
+test-deploy: setup ## Try deploy/ on a real API server and Prometheus (needs Go and Debian packages; cached)
+	$(BIN)/python -m tests.deploy.programs
+	$(BIN)/pytest tests/deploy -m deploy
+
+# The files of the checkout that an image is made from; what lies about beside them is not sent.
+IMAGE ?= windsor:latest
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+SENT = git ls-files pyproject.toml uv.lock README.md LICENSE consumer dashboard schemas $(1) | tar -c -T -
+# The base of images that are made here, where no registry is reached.
+LOCAL_BASE := windsor-base:bookworm
+KAFKA_IMAGE := apache/kafka:4.3.0
+POSTGRES_IMAGE := postgres:18
+
+image: ## Build the production image (IMAGE, BASE)
+	$(call SENT,deploy/Dockerfile) | docker build --network host -f deploy/Dockerfile -t $(IMAGE) \
+		$(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD) -
+
+sbom: setup ## Write what the image has of Python's packages: dist/sbom.cdx.json (CycloneDX)
+	@mkdir -p dist
+	$(UV) export --locked --no-dev --extra otel --format cyclonedx1.5 --quiet \
+		--preview-features sbom-export -o dist/sbom.cdx.json > /dev/null
+
+images: ## Make a base, a Kafka and a Postgres for the tests, where no registry is reached
+	docker image inspect $(LOCAL_BASE) > /dev/null 2>&1 || sh deploy/images/base.sh $(LOCAL_BASE)
+	for target in kafka=$(KAFKA_IMAGE) postgres=$(POSTGRES_IMAGE); do \
+		$(call SENT,deploy/images) | docker build --network host -f deploy/images/Dockerfile \
+			--target $${target%%=*} -t $${target#*=} --build-arg BASE=$(LOCAL_BASE) \
+			--build-arg KAFKA=$(lastword $(subst :, ,$(KAFKA_IMAGE))) - || exit 1; \
+	done
+
+test-containers: setup ## Test the image, and the tests' servers in containers; makes an engine where there is none
+	sh deploy/images/engine.sh $(MAKE) sbom images image BASE=$(LOCAL_BASE) tested-containers
+
+.PHONY: tested-containers
+tested-containers:
+	TESTCONTAINERS_RYUK_DISABLED=true WINDSOR_TEST_IMAGE=$(IMAGE) \
+		$(BIN)/pytest tests/containers tests/test_status.py -m "containers or not containers"

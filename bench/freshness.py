@@ -16,7 +16,7 @@ import msgspec
 from bench.calls import probe_user
 from bench.pacer import PROBE_USERS, PROBES_PER_SECOND, Sent
 from bench.servers import Servers
-from bench.worker import Worker
+from bench.worker import Workers
 from consumer.errors import WindsorError
 
 RESOLUTION_SECONDS: Final = 0.01
@@ -45,7 +45,7 @@ async def freshness(
     servers: Servers,
     topic: str,
     dsn: str,
-    worker: Worker,
+    workers: Workers,
     *,
     calls_per_second: float,
     seconds: float,
@@ -57,7 +57,7 @@ async def freshness(
         servers: Beside us.
         topic: Empty.
         dsn: Of an empty database.
-        worker: Which consumes the one into the other.
+        workers: Which consume the one into the other.
         calls_per_second: The pace.
         seconds: For so long, after the first ones.
         warm_seconds: The first ones, which are left out.
@@ -65,7 +65,7 @@ async def freshness(
     Raises:
         WindsorError: Not all arrived.
     """
-    await worker.until_ready()
+    await workers.until_ready()
     pacer = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.pacer", "--kafka", servers.kafka, "--topic", topic),
         *("--calls-per-second", str(calls_per_second), "--seconds", str(seconds + warm_seconds)),

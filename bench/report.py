@@ -19,7 +19,7 @@ PUBLISHED: Final = Path("docs/performance/results.json")
 
 # What each figure is, in the order of the table.
 MEANINGS: Final = {
-    "calls_per_second": "calls from Kafka to committed, all semantics on, one worker process",
+    "calls_per_second": "calls from Kafka to committed, all semantics on, a worker process a core",
     "copy_limit_calls_per_second": "the same rows COPYed into the same tables, from memory",
     "ratio_to_copy_limit": "the first over the limit",
     "copy_loop_calls_per_second": "a good loop by hand into one table, without users",
@@ -42,7 +42,7 @@ MEANINGS: Final = {
     "replay_calls_per_second": "the same topic again by a new group: all duplicates",
     "growth_ratio": "throughput of the last tenth of three months over that of the first",
     "worker_rss_bytes_max": "most memory of a worker, in all of the above",
-    "worker_cpu_seconds_per_million": "CPU of the worker for a million calls",
+    "worker_cpu_seconds_per_million": "CPU of all workers for a million calls",
     "postgres_cpu_seconds_per_million": "CPU of Postgres for a million calls, writers included",
     "postgres_bytes_per_call": "room that a call takes, with indexes and users",
     "copy_limit_1_calls_per_second": "the limit over one connection",
@@ -135,12 +135,17 @@ def shown(key: str, value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 
 
-def sizing(figures: Mapping[str, float]) -> str:
-    """Give what some paces need, as a Markdown table."""
+def sizing(figures: Mapping[str, float], workers_count: int = 1) -> str:
+    """Give what some paces need, as a Markdown table.
+
+    Args:
+        figures: By their keys.
+        workers_count: Processes that made `calls_per_second` together.
+    """
     worker = figures["worker_cpu_seconds_per_million"] / 1e6
     postgres = figures["postgres_cpu_seconds_per_million"] / 1e6
     bytes_per_call = figures["postgres_bytes_per_call"]
-    one_worker = LOADED_SHARE * figures["calls_per_second"]
+    one_worker = LOADED_SHARE * figures["calls_per_second"] / workers_count
     rows = [
         f"| {rate:,} | {math.ceil(rate / one_worker)} | {rate * worker:.2f} |"
         f" {rate * postgres:.2f} | {rate * 86_400 * bytes_per_call / 1e9:,.1f} GB |"
@@ -167,7 +172,7 @@ def machine(results: Results) -> str:
     return (
         f"{found['cores']}, {found['memory']}, {found['system']}; Python {found['python']},"
         f" Postgres {found['postgres']}, Kafka {found['kafka']};"
-        f" {results.sizes['calls']:,.0f} calls."
+        f" {results.sizes['calls']:,.0f} calls, {found['workers']} worker processes."
     )
 
 
@@ -186,7 +191,7 @@ def page(text: str, results: Results) -> str:
         made = {
             "machine": machine(results),
             "figures": "\n\n".join([table(results.figures), *_images(results)]),
-            "sizing": sizing(results.figures),
+            "sizing": sizing(results.figures, int(results.machine["workers"])),
         }
     except KeyError as error:
         raise WindsorError(f"the results lack {error}: run all of `make bench`") from error

@@ -53,7 +53,7 @@ async def measure(stage: Stage, scenarios: Mapping[str, Scenario], rounds: int) 
         rounds=stage.rounds,
         curves=stage.curves,
         sizes=stage.sizes._asdict(),
-        machine=await _machine(stage.servers.dsn),
+        machine=await _machine(stage),
     )
 
 
@@ -89,8 +89,8 @@ def chosen(only: Sequence[str], known: Mapping[str, Scenario]) -> dict[str, Scen
     return {name: scenario for name, scenario in known.items() if name in wanted}
 
 
-async def _machine(dsn: str) -> dict[str, str]:
-    connection = await asyncpg.connect(dsn)
+async def _machine(stage: Stage) -> dict[str, str]:
+    connection = await asyncpg.connect(stage.servers.dsn)
     try:
         postgres = await connection.fetchval("SHOW server_version")
     finally:
@@ -102,6 +102,7 @@ async def _machine(dsn: str) -> dict[str, str]:
         "python": platform.python_version(),
         "postgres": str(postgres),
         "kafka": KAFKA_VERSION,
+        "workers": str(stage.workers_count),
     }
 
 
@@ -118,10 +119,10 @@ def _shown(figures: Figures) -> str:
 
 
 async def _run(
-    folder: Path, sizes: Sizes, scenarios: Mapping[str, Scenario], rounds: int
+    folder: Path, sizes: Sizes, scenarios: Mapping[str, Scenario], *, rounds: int, workers: int
 ) -> Results:
     with running(folder) as servers:
-        async with Stage(servers, sizes) as stage:
+        async with Stage(servers, sizes, workers) as stage:
             return await measure(stage, scenarios, rounds)
 
 
@@ -131,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="scenarios, comma-separated")
     parser.add_argument("--calls", type=int, default=Sizes().calls, help="scales everything")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one a core"
+    )
     parser.add_argument("--long", action="store_true", help="what takes a quarter of an hour")
     options = parser.parse_args(arguments)
     results_file = FOLDER / ("long.json" if options.long else "latest.json")
@@ -141,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = [name for name in options.only.split(",") if name]
         scenarios = chosen(names, LONG_SCENARIOS if options.long else SCENARIOS)
         sizes = Sizes().scaled(options.calls)
-        results = asyncio.run(_run(FOLDER, sizes, scenarios, options.rounds))
+        results = asyncio.run(
+            _run(FOLDER, sizes, scenarios, rounds=options.rounds, workers=options.workers)
+        )
     except WindsorError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -39,7 +39,7 @@ _VIEWS = "SELECT viewname FROM pg_views WHERE schemaname = 'windsor' ORDER BY vi
 
 
 async def throughput(stage: Stage) -> Figures:
-    """One worker, all semantics on, from Kafka to committed, from an empty database."""
+    """All semantics on, from Kafka to committed, from an empty database."""
     count = stage.sizes.calls
     dsn, consumed = await stage.filled()
     if consumed is None:
@@ -88,7 +88,7 @@ async def per_message(stage: Stage) -> Figures:
 
 async def steady_freshness(stage: Stage) -> Figures:
     """From Kafka timestamp to visible, at a pace that leaves room."""
-    found = await _freshness(stage, STEADY_CALLS_PER_SECOND)
+    found = await _freshness(stage, STEADY_CALLS_PER_SECOND, workers_count=1)
     stage.curves["freshness_seconds"] = [found.quantile(share) for share in CURVE_SHARES]
     return {
         "freshness_p50_seconds": found.quantile(0.5),
@@ -98,7 +98,8 @@ async def steady_freshness(stage: Stage) -> Figures:
 
 async def loaded_freshness(stage: Stage) -> Figures:
     """The same near the maximum that this run has measured."""
-    found = await _freshness(stage, LOADED_SHARE * stage.median("calls_per_second"))
+    pace = LOADED_SHARE * stage.median("calls_per_second")
+    found = await _freshness(stage, pace, stage.workers_count)
     stage.curves["freshness_loaded_seconds"] = [found.quantile(share) for share in CURVE_SHARES]
     return {
         "freshness_p50_loaded_seconds": found.quantile(0.5),
@@ -107,17 +108,17 @@ async def loaded_freshness(stage: Stage) -> Figures:
     }
 
 
-async def _freshness(stage: Stage, calls_per_second: float) -> Freshness:
+async def _freshness(stage: Stage, calls_per_second: float, workers_count: int) -> Freshness:
     async with (
         new_topic(stage.servers.kafka) as topic,
         stage.database() as dsn,
-        stage.working(topic, dsn) as worker,
+        stage.working(topic, dsn, workers_count) as workers,
     ):
         return await freshness(
             stage.servers,
             topic,
             dsn,
-            worker,
+            workers,
             calls_per_second=calls_per_second,
             seconds=stage.sizes.steady_seconds,
             warm_seconds=stage.sizes.warm_seconds,

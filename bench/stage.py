@@ -9,7 +9,7 @@ from bench import calls
 from bench.calls import Record
 from bench.rivals import Chunk, dump_calls, empty
 from bench.servers import Servers, calls_count, ensure_topic, new_database
-from bench.worker import Consumed, Worker, until_consumed, working
+from bench.worker import Consumed, Workers, until_consumed, working
 from consumer.errors import WindsorError
 
 Mix = Callable[[int], Iterable[Record]]
@@ -46,9 +46,10 @@ class Sizes(NamedTuple):
 class Stage:
     """One run's."""
 
-    def __init__(self, servers: Servers, sizes: Sizes) -> None:
+    def __init__(self, servers: Servers, sizes: Sizes, workers_count: int = 1) -> None:
         self.servers = servers
         self.sizes = sizes
+        self.workers_count = workers_count
         self.rounds: dict[str, list[float]] = {}
         """What was found so far, by key: one figure a round."""
         self.curves: dict[str, list[float]] = {}
@@ -78,16 +79,16 @@ class Stage:
         return name
 
     @asynccontextmanager
-    async def working(self, topic: str, dsn: str) -> AsyncIterator[Worker]:
-        """Run a worker of a new group."""
-        async with working(self.servers, topic, dsn) as worker:
-            yield worker
-            self.worker_rss_bytes_max = max(self.worker_rss_bytes_max, worker.rss_bytes_max())
+    async def working(self, topic: str, dsn: str, count: int = 1) -> AsyncIterator[Workers]:
+        """Run workers of a new group."""
+        async with working(self.servers, topic, dsn, count) as workers:
+            yield workers
+            self.worker_rss_bytes_max = max(self.worker_rss_bytes_max, workers.rss_bytes_max())
 
     async def consume(self, topic: str, dsn: str, count: int) -> Consumed:
-        """Let a worker of a new group commit all of a topic."""
-        async with self.working(topic, dsn) as worker:
-            return await until_consumed(worker, self.servers, count)
+        """Let this run's workers, of a new group, commit all of a topic."""
+        async with self.working(topic, dsn, self.workers_count) as workers:
+            return await until_consumed(workers, self.servers, count)
 
     # Databases ------------------------------------------------------------------------------
 

@@ -18,12 +18,12 @@ from prometheus_client.process_collector import ProcessCollector
 from consumer.core.decode import Decoder, DecodeRules
 from consumer.core.policy import BatchLimits, RetryPolicy
 from consumer.core.valve import ValvePolicy
-from consumer.errors import DeadTopicError, TransientSinkError
+from consumer.errors import DeadTopicError, SourceError, TransientSinkError
 from consumer.health import health_app, serving
-from consumer.kafka import KafkaOptions, KafkaSource
+from consumer.kafka import KafkaOptions, KafkaSource, check_connection, security_of
 from consumer.metrics import Metrics
 from consumer.pipeline import Observer, Pipeline, PipelineOptions, ready_reason
-from consumer.postgres import PostgresOptions, PostgresSink, open_sink
+from consumer.postgres import PostgresOptions, PostgresSink, check_dsn, open_sink
 from consumer.retention import UpkeepOptions, keep_up
 from consumer.schema import check_schema
 from consumer.settings import Settings, require
@@ -104,6 +104,17 @@ def decode_rules(settings: Settings) -> DecodeRules:
     )
 
 
+def check_settings(settings: Settings) -> None:
+    """Make sure that a worker can start with these, before it asks anybody.
+
+    Raises:
+        ConfigError: A setting is missing, or a file that one names cannot be used.
+    """
+    require(settings, "kafka_bootstrap_servers", "database_url")
+    security_of(kafka_options(settings))
+    check_dsn(str(settings.database_url))
+
+
 async def consume(
     settings: Settings,
     stop: asyncio.Event | None = None,
@@ -117,12 +128,12 @@ async def consume(
         started: Told the HTTP port once it listens.
 
     Raises:
-        ConfigError: A setting is missing.
+        ConfigError: See `check_settings`.
         SchemaError: The database has another version's schema.
         SourceError: Kafka cannot be consumed any more.
         DeadTopicError: Most of a topic is dead letters.
     """
-    require(settings, "kafka_bootstrap_servers", "database_url")
+    check_settings(settings)
     _collect_rarely()
     stop = stop or asyncio.Event()
     stop_on_signals(stop)
@@ -157,6 +168,9 @@ class _Worker:
         self._observer = observer
         self._pipeline: Pipeline | None = None
         self._sink: PostgresSink | None = None
+        self._source: KafkaSource | None = None
+        self._database_refusal: str | None = None
+        self._kafka_refusal: str | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         options = postgres_options(self._settings)
@@ -171,7 +185,7 @@ class _Worker:
                 self._observer,
                 pipeline_options(self._settings),
             )
-            self._sink, self._pipeline = sink, pipeline
+            self._sink, self._source, self._pipeline = sink, source, pipeline
             consuming = asyncio.create_task(pipeline.run())
             measuring = asyncio.create_task(self._measure(source, pipeline, sink))
             keeping_up = asyncio.create_task(self._keep_up())
@@ -198,12 +212,12 @@ class _Worker:
 
     async def ready(self) -> str | None:
         """Why the worker is not ready: no group yet, or no database."""
-        pipeline, sink = self._pipeline, self._sink
-        if pipeline is None or sink is None:
-            return "waiting for the database"
+        pipeline, sink, source = self._pipeline, self._sink, self._source
+        if pipeline is None or sink is None or source is None:
+            return _waiting_for("the database", self._database_refusal)
         if not pipeline.started:
-            return "waiting for Kafka"
-        if (reason := ready_reason(pipeline)) is not None:
+            return _waiting_for("Kafka", source.waiting_for)
+        if (reason := ready_reason(pipeline) or self._kafka_refusal) is not None:
             return reason
         try:
             await sink.ping()
@@ -220,6 +234,7 @@ class _Worker:
                 await check_schema(options.dsn)
             except TransientSinkError as error:
                 attempt += 1
+                self._database_refusal = str(error)
                 self._metrics.write_retried("connect")
                 wait = retry.wait_seconds(attempt, 1.0)
                 log.warning("database.unreachable", error=str(error), wait_seconds=wait)
@@ -236,6 +251,20 @@ class _Worker:
             if pipeline.started:
                 ends = await source.end_offsets()
                 self._metrics.set_lag(ends, source.committed_offsets, time.time())
+                gone = bool(pipeline.assigned_partitions) and not ends
+                await self._say_why_kafka_is_gone(gone=gone)
+
+    async def _say_why_kafka_is_gone(self, *, gone: bool) -> None:
+        """Once for each reason: the client goes on trying, and says little of it."""
+        reason = None
+        if gone:
+            try:
+                await check_connection(kafka_options(self._settings))
+            except SourceError as error:
+                reason = str(error)
+        if reason is not None and reason != self._kafka_refusal:
+            log.warning("kafka.lost", error=reason)
+        self._kafka_refusal = reason
 
     async def _keep_up(self) -> None:
         """Make weeks ahead and prune old ones, now and then; consuming never waits for it."""
@@ -251,6 +280,10 @@ class _Worker:
                 wait = _UPKEEP_RETRY_SECONDS
                 self._metrics.write_retried("upkeep")
                 log.warning("upkeep.failed", error=str(error), wait_seconds=wait)
+
+
+def _waiting_for(side: str, why: str | None) -> str:
+    return f"waiting for {side}" + (f": {why}" if why else "")
 
 
 @asynccontextmanager

@@ -86,9 +86,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: Settings, _: argparse.Namespace) -> int:
-    # An extra, so that the production image does without.
-    from demo.run import run_everything  # noqa: PLC0415
-
+    try:
+        # An extra, so that the production image does without.
+        from demo.run import run_everything  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "demo":
+            raise
+        raise ConfigError("`windsor run` is not in this image: use `windsor consume`") from error
     _complete(run_everything(settings))
     return OK
 
@@ -152,7 +156,7 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _check_config(settings: Settings, _: argparse.Namespace) -> int:
-    require(settings, "kafka_bootstrap_servers", "database_url")
+    app.check_settings(settings)
     print("the settings are complete")
     return OK
 

@@ -7,11 +7,13 @@ report once a batch or a chunk, never once a call.
 from bisect import bisect_right
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from consumer.core.call import CallType, RejectReason, SkipReason
 from consumer.ports import Batch, TopicPartition, Written
 
 # From one batch on an idle machine to a worker that comes back after a long outage.
@@ -188,6 +190,17 @@ class Metrics:
             registry=registry,
         )
         self._last_timestamps: dict[TopicPartition, float] = {}
+        # A series that is born with its first event has no increase then: these are there from 0.
+        for counter, values in (
+            (self._calls, get_args(CallType)),
+            (self._stored, ("new", "duplicate")),
+            (self._skipped, get_args(SkipReason)),
+            (self._dead_letters, get_args(RejectReason)),
+        ):
+            for value in values:
+                counter.labels(value)
+        for reason in ("transient", "connect", "upkeep"):
+            self._retries.labels("postgres", reason)
 
     # The pipeline's -----------------------------------------------------------------------
 

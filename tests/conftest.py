@@ -32,7 +32,7 @@ settings.register_profile(
 settings.load_profile("windsor")
 
 
-def _with_database(dsn: str, database: str) -> str:
+def in_database(dsn: str, database: str) -> str:
     """The same server, another database."""
     return re.sub(r"(?<=[^/])/[^/?]*(\?|$)", rf"/{database}\1", dsn, count=1)
 
@@ -74,7 +74,7 @@ async def _make_template(dsn: str) -> None:
         await connection.execute(f"CREATE DATABASE {_TEMPLATE}")
     finally:
         await connection.close()
-    await migrate(_with_database(dsn, _TEMPLATE))
+    await migrate(in_database(dsn, _TEMPLATE))
 
 
 @asynccontextmanager
@@ -84,7 +84,7 @@ async def fresh_database(server: str) -> AsyncIterator[str]:
     connection = await asyncpg.connect(server)
     try:
         await connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
-        yield _with_database(server, name)
+        yield in_database(server, name)
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await connection.close()

@@ -122,6 +122,8 @@ def test_sizing_follows_from_the_figures() -> None:
         " a call takes 1,000 bytes."
     )
     assert sizing(figures).splitlines()[-1] == "| 50,000 | 4 | 1.25 | 2.50 | 4,320.0 GB |"
+    # Two that made it together make half of it each.
+    assert sizing(figures, 2).splitlines()[-1] == "| 50,000 | 8 | 1.25 | 2.50 | 4,320.0 GB |"
 
 
 def test_page_shows_the_published_results() -> None:
@@ -146,7 +148,10 @@ def test_page_without_its_markers_is_refused() -> None:
         rounds={},
         curves={},
         sizes={"calls": 1},
-        machine=dict.fromkeys(["cores", "memory", "system", "python", "postgres", "kafka"], "x"),
+        machine={
+            **dict.fromkeys(["cores", "memory", "system", "python", "postgres", "kafka"], "x"),
+            "workers": "2",
+        },
     )
 
     with pytest.raises(WindsorError, match="must have the markers of machine, figures, sizing"):

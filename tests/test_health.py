@@ -1,7 +1,6 @@
 """Probes and metrics over real HTTP, of a whole worker and of its parts."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -15,7 +14,7 @@ from consumer.errors import ConfigError
 from consumer.health import Probe, health_app, serving
 from consumer.kafka import KafkaSource
 from consumer.ports import Chunk
-from consumer.settings import Settings
+from tests.probes import consuming, settings_for, until_answered
 from tests.worker import produce
 
 
@@ -39,50 +38,12 @@ async def probed(healthy: Probe, ready: Probe) -> AsyncIterator[httpx.AsyncClien
         yield client
 
 
-@asynccontextmanager
-async def consuming(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A worker as `windsor consume` runs it, and a client of its port; stopped afterwards."""
-    stop = asyncio.Event()
-    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(app.consume(settings, stop, listening.set_result))
-    try:
-        async with asyncio.timeout(20):
-            port = await listening
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15) as client:
-            yield client
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, 30)
-
-
-async def until_answered(client: httpx.AsyncClient, path: str, wanted: tuple[int, str]) -> None:
-    """Ask until this is the answer; the last other one is told if it does not come."""
-    answer = (0, "")
-    deadline = time.monotonic() + 30
-    while answer != wanted:
-        assert time.monotonic() < deadline, answer
-        response = await client.get(path)
-        answer = (response.status_code, response.text)
-        await asyncio.sleep(0.05)
-
-
 async def in_server(server: str, statement: str) -> None:
     connection = await asyncpg.connect(server)
     try:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-def settings_for(kafka: str, topic: str, dsn: str) -> Settings:
-    return Settings(
-        kafka_bootstrap_servers=kafka,
-        kafka_topics=topic,
-        database_url=dsn,
-        http_host="127.0.0.1",
-        http_port=0,
-        retry_seconds_max=0.5,
-    )
 
 
 async def test_probes_say_ok_while_all_is_well() -> None:
@@ -169,14 +130,14 @@ async def test_worker_without_a_database_waits_alive_but_not_ready(kafka_server:
     # Nobody listens on port 1.
     nowhere = "postgresql://windsor@127.0.0.1:1/windsor"
     async with consuming(settings_for(kafka_server, "calls", nowhere)) as client:
-        await until_answered(client, "/readyz", (503, "waiting for the database"))
+        await until_answered(client, "/readyz", (503, "waiting for the database: "))
         response = await client.get("/healthz")
         assert (response.status_code, response.text) == (200, "ok")
 
 
 async def test_worker_without_a_broker_waits_alive_but_not_ready(database: str) -> None:
     async with consuming(settings_for("127.0.0.1:1", "calls", database)) as client:
-        await until_answered(client, "/readyz", (503, "waiting for Kafka"))
+        await until_answered(client, "/readyz", (503, "waiting for Kafka: "))
         response = await client.get("/healthz")
         assert (response.status_code, response.text) == (200, "ok")
 

@@ -21,6 +21,7 @@ from consumer.errors import SourceError
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.kafka.options import security_of
 from consumer.ports import Chunk, TopicPartition
+from demo.servers import free_port
 
 Topics = Callable[[int], Awaitable[str]]
 
@@ -263,7 +264,7 @@ async def test_missing_right_to_read_ends_the_worker(
             raise TopicAuthorizationFailedError("calls")
 
         monkeypatch.setattr(read.source._consumer, "getmany", refuse)  # noqa: SLF001
-        with pytest.raises(SourceError, match="no right to read the topics"):
+        with pytest.raises(SourceError, match="gives us no right to the topic calls: grant Read"):
             await read.poll()
 
 
@@ -407,24 +408,43 @@ async def test_start_waits_for_an_absent_broker_and_can_be_cancelled() -> None:
     assert set(noted.retried) == {"bootstrap"}
 
 
-async def test_broker_that_comes_up_later_is_found(
-    kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_broker_that_comes_up_later_is_found(kafka_server: str, topic: Topics) -> None:
     name = await topic(1)
     await send(kafka_server, name, {0: 30})
     noted = Noted()
-    source = KafkaSource(KafkaOptions(bootstrap_servers="127.0.0.1:1", topics=name), noted)
+    port = free_port()
+    source = KafkaSource(KafkaOptions(bootstrap_servers=f"127.0.0.1:{port}", topics=name), noted)
     starting = asyncio.create_task(source.start(noted))
     try:
         async with asyncio.timeout(20):
             while not noted.retried:  # noqa: ASYNC110 - the source tells nobody else
                 await asyncio.sleep(0.02)
-        # The name now leads to a broker.
-        monkeypatch.setattr(source._consumer._client, "_bootstrap_servers", kafka_server)  # noqa: SLF001
-        await asyncio.wait_for(starting, 20)
+        away = f"Kafka at 127.0.0.1:{port} cannot be reached: Connection refused"
+        assert source.waiting_for == f"{away}: check WINDSOR_KAFKA_*"
+        async with forwarding(port, kafka_server):
+            await asyncio.wait_for(starting, 20)
+        assert source.waiting_for is None
         await Read(source, noted).until({0: upto(30)})
     finally:
         await source.stop()
+
+
+@asynccontextmanager
+async def forwarding(port: int, server: str) -> AsyncIterator[None]:
+    """A broker's other address, which is there while inside."""
+    host, _, their_port = server.rpartition(":")
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while some := await reader.read(65_536):
+            writer.write(some)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(their_port))
+        await asyncio.gather(pipe(reader, back), pipe(there, writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", port):
+        yield
 
 
 @pytest.mark.parametrize("method", ["stop", "commit", "end_offsets"])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from typing import get_args
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -11,7 +12,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import HistogramMetricFamily
 
-from consumer.core.call import Call, Rejected
+from consumer.core.call import Call, CallType, Rejected, RejectReason, SkipReason
 from consumer.metrics import BulkHistogram, Metrics
 from consumer.ports import Batch, TopicPartition, Written
 from tests.core.calls import HandRecord, call
@@ -219,6 +220,22 @@ STREAM: list[bytes | None] = [
 ]
 
 
+def test_counters_with_labels_are_there_before_their_first_event() -> None:
+    shown = samples(fresh_metrics().registry, "windsor_")
+
+    assert {
+        key: value for key, value in shown.items() if "letters_total" in key or "retries" in key
+    } == {
+        **{f"windsor_dead_letters_total {reason}": 0 for reason in get_args(RejectReason)},
+        "windsor_retries_total postgres transient": 0,
+        "windsor_retries_total postgres connect": 0,
+        "windsor_retries_total postgres upkeep": 0,
+    }
+    assert sum("calls_total" in key for key in shown) == len(get_args(CallType))
+    assert sum("calls_stored_total" in key for key in shown) == 2
+    assert sum("skipped_total" in key for key in shown) == len(get_args(SkipReason))
+
+
 async def test_every_counter_after_a_known_stream(
     kafka_server: str, database: str, topic: Callable[[int], Awaitable[str]]
 ) -> None:
@@ -236,7 +253,10 @@ async def test_every_counter_after_a_known_stream(
     counters = {
         key: value
         for key, value in shown.items()
-        if "_total" in key and not key.startswith("windsor_transactions_restarted")
+        if "_total" in key
+        and not key.startswith("windsor_transactions_restarted")
+        # Those with labels are there from 0.
+        and (value or " " not in key)
     }
     assert counters == {
         "windsor_calls_total identify": 3,
@@ -304,6 +324,8 @@ def test_retries_are_counted_by_side_and_reason() -> None:
     metrics.fetch_retried("CorruptRecordException")
     assert samples(metrics.registry, "windsor_retries") == {
         "windsor_retries_total postgres transient": 2,
+        "windsor_retries_total postgres connect": 0,
+        "windsor_retries_total postgres upkeep": 0,
         "windsor_retries_total kafka CorruptRecordException": 1,
     }
 

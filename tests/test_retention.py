@@ -30,7 +30,7 @@ from consumer.verify import verify_database
 from tests.core.calls import START_US
 from tests.core.calls import call as hand_made
 from tests.model import Views, model_of
-from tests.test_health import consuming
+from tests.probes import consuming
 from tests.views import stored_views
 from tests.worlds import WORLDS, records_of
 

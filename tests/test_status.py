@@ -109,7 +109,7 @@ async def test_kafka_that_is_away_is_one_line_beside_the_rest(
     printed = capsys.readouterr()
     assert printed.out.startswith("schema version")
     (line,) = printed.err.splitlines()
-    assert line.startswith(f"windsor: Kafka cannot be asked at {away}: ")
+    assert line.startswith(f"windsor: Kafka at {away} cannot be reached: ")
 
 
 async def test_topic_that_is_not_there_is_told(

@@ -46,7 +46,15 @@ async def send(kafka: str, topic: str, records: Sequence[tuple[bytes, Headers]])
 async def spans_of(
     kafka: str, database: str, topic: str, records: Sequence[tuple[bytes, Headers]]
 ) -> list[ReadableSpan]:
-    """The spans of a worker that consumes these records, by offset."""
+    """The records' spans of a worker that consumes them, by offset."""
+    spans = await all_spans_of(kafka, database, topic, records)
+    return sorted((span for span in spans if span.name != "write batch"), key=offset_of)
+
+
+async def all_spans_of(
+    kafka: str, database: str, topic: str, records: Sequence[tuple[bytes, Headers]]
+) -> Sequence[ReadableSpan]:
+    """The spans of a worker that consumes these records, in the order in which they ended."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -54,13 +62,13 @@ async def spans_of(
     def traced(metrics: Metrics) -> Tracing:
         return Tracing(metrics, provider.get_tracer("test"), "windsor")
 
+    # Sent before, so that they come in one batch.
+    await send(kafka, topic, records)
     async with working(kafka, topic, database, lanes=1, observed_by=traced) as worker:
-        await send(kafka, topic, records)
         await until_consumed(kafka, topic)
         batches = worker.metric("windsor_batch_calls_count")
     assert batches > 0, "the metrics were told nothing"
-    spans = exporter.get_finished_spans()
-    return sorted(spans, key=lambda span: offset_of(span) or 0)
+    return exporter.get_finished_spans()
 
 
 def offset_of(span: ReadableSpan) -> Any:  # noqa: ANN401 - an attribute's
@@ -101,6 +109,46 @@ async def test_span_is_the_senders_child_from_read_to_committed(
     assert "jane" not in span.to_json()
 
 
+async def test_batch_has_one_span_that_links_to_the_senders_and_they_to_it(
+    kafka_server: str, database: str, topic: Callable[[int], Awaitable[str]]
+) -> None:
+    name = await topic(1)
+    before = time.time_ns()
+    other = b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
+    unsampled = b"00-" + b"3" * 32 + b"-" + b"4" * 16 + b"-00"
+    records = [
+        (track(0), [("traceparent", PARENT)]),
+        (track(1), []),
+        (b"not JSON", [("traceparent", other)]),
+        (track(2), [("traceparent", unsampled)]),
+    ]
+
+    batch, *of_records = await all_spans_of(kafka_server, database, name, records)
+
+    assert (batch.name, batch.kind, batch.parent) == ("write batch", SpanKind.CONSUMER, None)
+    assert [(link.context.trace_id, link.context.span_id) for link in batch.links] == [
+        (TRACE_ID, SPAN_ID),
+        (int("1" * 32, 16), int("2" * 16, 16)),
+    ]
+    assert dict(batch.attributes or {}) == {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.batch.message_count": 4,
+        "messaging.consumer.group.name": "windsor",
+        "windsor.lane": 0,
+        "windsor.calls_new": 3,
+        "windsor.calls_duplicate": 0,
+        "windsor.dead_letters": 1,
+        "windsor.attempts": 1,
+    }
+    assert batch.start_time is not None
+    assert batch.end_time is not None
+    assert before < batch.start_time < batch.end_time < time.time_ns()
+    assert [link.context for span in of_records for link in span.links] == [batch.context] * 2
+    assert [offset_of(span) for span in of_records] == [0, 2]
+
+
 async def test_dead_letter_is_an_error_that_tells_no_payload(
     kafka_server: str, database: str, topic: Callable[[int], Awaitable[str]]
 ) -> None:
@@ -132,7 +180,8 @@ async def test_header_that_is_none_makes_no_span(
 ) -> None:
     name = await topic(1)
     assert (
-        await spans_of(kafka_server, database, name, [(track(0), [("traceparent", value)])]) == []
+        await all_spans_of(kafka_server, database, name, [(track(0), [("traceparent", value)])])
+        == ()
     )
 
 
@@ -141,7 +190,7 @@ async def test_sender_that_does_not_sample_is_obeyed(
 ) -> None:
     name = await topic(1)
     headers = [("traceparent", PARENT[:-1] + b"0")]
-    assert await spans_of(kafka_server, database, name, [(track(0), headers)]) == []
+    assert await all_spans_of(kafka_server, database, name, [(track(0), headers)]) == ()
 
 
 @asynccontextmanager

@@ -95,3 +95,13 @@ async def until_consumed(
     finally:
         await consumer.stop()
         await reader.stop()
+
+
+async def committed_offset(kafka: str, topic: str, group: str = "windsor") -> int:
+    """The next offset that the group reads of the first partition."""
+    reader = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, enable_auto_commit=False)
+    await reader.start()
+    try:
+        return int(await reader.committed(TopicPartition(topic, 0)) or 0)
+    finally:
+        await reader.stop()

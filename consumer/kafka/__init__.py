@@ -1,7 +1,8 @@
 """Kafka's edge, the only package that knows aiokafka."""
 
+from consumer.kafka.access import check_connection
 from consumer.kafka.lag import Lag, lag_of_group
-from consumer.kafka.options import KafkaOptions
+from consumer.kafka.options import KafkaOptions, security_of
 from consumer.kafka.sender import KafkaSender, open_sender
 from consumer.kafka.source import KafkaSource, SourceObserver
 
@@ -11,6 +12,8 @@ __all__ = [
     "KafkaSource",
     "Lag",
     "SourceObserver",
+    "check_connection",
     "lag_of_group",
     "open_sender",
+    "security_of",
 ]

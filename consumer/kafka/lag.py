@@ -9,6 +9,7 @@ import aiokafka
 from aiokafka import errors as kafka_errors
 
 from consumer.errors import SourceError
+from consumer.kafka.access import check_connection, explained
 from consumer.kafka.options import KafkaOptions, security_of, topics_read
 from consumer.ports import TopicPartition
 
@@ -37,6 +38,7 @@ async def lag_of_group(options: KafkaOptions) -> Sequence[Lag]:
     Raises:
         SourceError: It cannot be reached, refuses us, or has none of the topics.
     """
+    await check_connection(options)
     try:
         consumer = _bystander(options)
         try:
@@ -57,10 +59,7 @@ async def lag_of_group(options: KafkaOptions) -> Sequence[Lag]:
                 async with asyncio.timeout(options.leave_timeout_seconds):
                     await consumer.stop()
     except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
-        reason = str(error) or f"no answer in {options.request_timeout_seconds:.0f} s"
-        raise SourceError(
-            f"Kafka cannot be asked at {options.bootstrap_servers}: {reason}: check WINDSOR_KAFKA_*"
-        ) from error
+        raise SourceError(explained(error, options)) from error
     if not tps:
         raise SourceError(f"Kafka has no topic {options.topics}: check WINDSOR_KAFKA_TOPICS")
     return [

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from consumer.errors import ConfigError
+
 
 class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach Kafka; times and sizes carry their unit in the name."""
@@ -56,19 +58,44 @@ def topics_read(topics: str, there: Iterable[str]) -> list[str]:
 
 
 def security_of(options: KafkaOptions) -> dict[str, Any]:
-    """The client's arguments for a secured listener."""
+    """The client's arguments for a secured listener.
+
+    Raises:
+        ConfigError: A setting of it is missing, or a file cannot be used.
+    """
     settings: dict[str, Any] = {"security_protocol": options.security_protocol}
     if options.security_protocol.startswith("SASL"):
+        for name in ("sasl_username", "sasl_password"):
+            if getattr(options, name) is None:
+                raise ConfigError(
+                    f"WINDSOR_KAFKA_{name.upper()}: must be set with {options.security_protocol}"
+                )
         settings |= {
             "sasl_mechanism": options.sasl_mechanism,
             "sasl_plain_username": options.sasl_username,
             "sasl_plain_password": options.sasl_password,
         }
     if options.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=options.ssl_cafile)
-        if options.ssl_certfile is not None:
-            context.load_cert_chain(
-                options.ssl_certfile, options.ssl_keyfile, options.ssl_key_password
-            )
-        settings["ssl_context"] = context
+        settings["ssl_context"] = _tls(options)
     return settings
+
+
+def _tls(options: KafkaOptions) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.ssl_cafile)
+    except OSError as error:
+        raise ConfigError(
+            f"WINDSOR_KAFKA_SSL_CAFILE: {options.ssl_cafile} holds no certificates: {error}"
+        ) from error
+    if options.ssl_certfile is not None:
+        # Asked for in a terminal if it were None and needed.
+        password = options.ssl_key_password or ""
+        try:
+            context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, password)
+        except OSError as error:
+            raise ConfigError(
+                "WINDSOR_KAFKA_SSL_CERTFILE, WINDSOR_KAFKA_SSL_KEYFILE,"
+                " WINDSOR_KAFKA_SSL_KEY_PASSWORD: they are no certificate with its key, and the"
+                f" password of that: {error}"
+            ) from error
+    return context

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.core.call import Record
 from consumer.errors import RecordRefusedError, SourceError, WindsorError
+from consumer.kafka.access import check_connection, explained
 from consumer.kafka.options import KafkaOptions, reads_topic, security_of
 
 log = structlog.get_logger()
@@ -61,7 +62,7 @@ class KafkaSender:
                 # Asked for all: to ask for one by name may create it.
                 there = set(await admin.list_topics())
         except (kafka_errors.KafkaError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise SourceError(explained(error, self._options)) from error
         finally:
             await admin.close()
         for topic in sorted(topics):
@@ -138,6 +139,7 @@ class KafkaSender:
         Raises:
             SourceError: Kafka is away, or refuses us.
         """
+        await check_connection(self._options)
         self._producer = aiokafka.AIOKafkaProducer(
             bootstrap_servers=self._options.bootstrap_servers,
             client_id="windsor",
@@ -153,7 +155,7 @@ class KafkaSender:
                 await self._producer.start()
         except (kafka_errors.KafkaError, TimeoutError) as error:
             await self.stop()
-            raise _unreachable(error) from error
+            raise SourceError(explained(error, self._options)) from error
 
     async def stop(self) -> None:
         """Close, within a deadline."""
@@ -193,9 +195,8 @@ def _send_error(error: BaseException) -> WindsorError:
     words = str(error) or type(error).__name__
     if isinstance(error, _REFUSALS):
         return RecordRefusedError(f"Kafka refuses it: {words}")
+    if isinstance(error, kafka_errors.TopicAuthorizationFailedError):
+        return SourceError(
+            "Kafka gives us no right to send: grant Write on the topic, as docs/settings.md says"
+        )
     return SourceError(f"Kafka did not take the records: {words}: look at the broker, try again")
-
-
-def _unreachable(error: BaseException) -> SourceError:
-    words = str(error) or "no answer in time"
-    return SourceError(f"Kafka cannot be reached: {words}: check WINDSOR_KAFKA_*")

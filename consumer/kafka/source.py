@@ -26,6 +26,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from consumer.errors import SourceError
+from consumer.kafka.access import check_access, explained
 from consumer.kafka.options import KafkaOptions, names_of, security_of
 from consumer.ports import AssignmentListener, Chunk, TopicPartition
 
@@ -65,6 +66,8 @@ class KafkaSource:
         self._paused = False
         self._failures = 0
         self._failure: SourceError | None = None
+        self.waiting_for: str | None = None
+        """Why Kafka has not let us in yet, in one line; None once it has."""
         self._consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=options.bootstrap_servers,
             group_id=options.group_id,
@@ -90,28 +93,30 @@ class KafkaSource:
     async def start(self, listener: AssignmentListener) -> None:
         """See `consumer.ports.Source.start`; waits for as long as the broker is away."""
         attempt = 0
-        while True:
-            try:
-                await self._consumer.start()
-                break
-            except kafka_errors.KafkaConnectionError as error:
-                attempt += 1
-                wait = min(0.5 * 2 ** min(attempt, 5), 10.0)
-                log.warning(
-                    "kafka.unreachable",
-                    bootstrap_servers=self._options.bootstrap_servers,
-                    error=str(error),
-                    wait_seconds=wait,
-                )
-                self._observer.fetch_retried("bootstrap")
-                await asyncio.sleep(wait)
-            except kafka_errors.KafkaError as error:
-                raise SourceError(f"Kafka refuses us: {error}: check WINDSOR_KAFKA_*") from error
+        while not await self._let_in():
+            attempt += 1
+            wait = min(0.5 * 2 ** min(attempt, 5), 10.0)
+            log.warning("kafka.waited_for", error=self.waiting_for, wait_seconds=wait)
+            self._observer.fetch_retried("bootstrap")
+            await asyncio.sleep(wait)
         topics = self._options.topics
         names: dict[str, Any] = (
             {"pattern": topics} if topics.startswith("^") else {"topics": names_of(topics)}
         )
         self._consumer.subscribe(**names, listener=_Rebalances(self, listener))
+
+    async def _let_in(self) -> bool:
+        """Connect, if Kafka lets us; what it has against us is said once more, or heals."""
+        try:
+            await check_access(self._options)
+            await self._consumer.start()
+        except SourceError as error:
+            self.waiting_for = str(error)
+        except kafka_errors.KafkaError as error:
+            self.waiting_for = explained(error, self._options)
+        else:
+            self.waiting_for = None
+        return self.waiting_for is None
 
     async def poll(self, records_max: int) -> Sequence[Chunk]:
         """See `consumer.ports.Source.poll`."""
@@ -127,8 +132,12 @@ class KafkaSource:
         except kafka_errors.NoOffsetForPartitionError:
             # The client looked before `take` had set the first position of a new group.
             return ()
-        except kafka_errors.TopicAuthorizationFailedError as error:
-            raise SourceError(f"no right to read the topics: {error}") from error
+        except (
+            kafka_errors.TopicAuthorizationFailedError,
+            kafka_errors.GroupAuthorizationFailedError,
+        ) as error:
+            # Taken away while we read: the next start waits until it is given back.
+            raise SourceError(explained(error, self._options)) from error
         except kafka_errors.KafkaError as error:
             await self._fetch_failed(error)
             return ()

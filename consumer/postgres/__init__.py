@@ -1,6 +1,12 @@
 """Postgres' edge: one transaction a batch."""
 
-from consumer.postgres.connection import FAILURES, Connection, prepare_connection, translated
+from consumer.postgres.connection import (
+    FAILURES,
+    Connection,
+    check_dsn,
+    prepare_connection,
+    translated,
+)
 from consumer.postgres.sink import PostgresOptions, PostgresSink, open_sink
 
 __all__ = [
@@ -8,6 +14,7 @@ __all__ = [
     "Connection",
     "PostgresOptions",
     "PostgresSink",
+    "check_dsn",
     "open_sink",
     "prepare_connection",
     "translated",

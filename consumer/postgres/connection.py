@@ -1,10 +1,14 @@
 """A connection to Postgres: our types on it, and whose fault its errors are."""
 
+import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
 from consumer.errors import ConfigError, PermanentSinkError, TransientSinkError
+from consumer.tls import Distrust, distrust
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -31,6 +35,14 @@ _TRANSIENT_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58
 # Data that Postgres refuses: retrying is useless, so the batch is bisected.
 _PERMANENT_CLASSES: Final = ("21", "22", "23", "54")
 
+_ITS_CERTIFICATE: Final[dict[Distrust, str]] = {
+    "not_yet_valid": "is not valid yet: check the clocks",
+    "expired": "has expired: renew it there",
+    "other_host": "is another host's: name the host in WINDSOR_DATABASE_URL as it does",
+    "unknown_authority": "is signed by nobody we trust: set sslrootcert in WINDSOR_DATABASE_URL to"
+    " the authority that has signed it",
+}
+
 
 def translated(error: Exception) -> Exception:
     """Say whose fault an error is: the world's, the data's, or (unchanged) our own."""
@@ -41,6 +53,10 @@ def translated(error: Exception) -> Exception:
             f"WINDSOR_DATABASE_URL: the pooler before Postgres refuses our settings ({error}):"
             " name Postgres itself, or add them to PgBouncer's ignore_startup_parameters"
         )
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return ConfigError(f"WINDSOR_DATABASE_URL: {error}")
+    if (refusal := _refusal(error, state)) is not None:
+        return TransientSinkError(refusal)
     # asyncpg raises ValueErrors of its own for what it cannot encode.
     refused = isinstance(error, (asyncpg.DataError, ValueError))
     if refused or state.startswith(_PERMANENT_CLASSES):
@@ -48,6 +64,55 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, asyncpg.PostgresError) and not state.startswith(_TRANSIENT_CLASSES):
         return error
     return TransientSinkError(f"Postgres cannot be used now: {state} {error!r}")
+
+
+def _refusal(error: Exception, state: str) -> str | None:
+    """One line where Postgres refuses us, or we it: it may heal, but a person has to see to it."""
+    # What the server has against our certificate comes after the handshake, as a cause.
+    for cause in (error, error.__cause__):
+        if isinstance(cause, ssl.SSLError):
+            return _tls_refusal(cause)
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return (
+            "Postgres offers no TLS, and the sslmode of WINDSOR_DATABASE_URL asks for it: switch"
+            " ssl on there"
+        )
+    if state.startswith("28"):
+        return f"Postgres refuses us: {error}: check WINDSOR_DATABASE_URL, and pg_hba.conf there"
+    if state == "42501":
+        return (
+            f"Postgres gives us no right: {error}: deploy/roles.sql says which role may do what,"
+            " and `windsor migrate` grants it"
+        )
+    return None
+
+
+def _tls_refusal(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"Postgres cannot be trusted: its certificate {_ITS_CERTIFICATE[distrust(error)]}"
+    if "ALERT" in (error.reason or ""):
+        return (
+            "Postgres refuses our certificate, which has expired or is signed by nobody it trusts:"
+            " renew sslcert and sslkey of WINDSOR_DATABASE_URL"
+        )
+    return f"Postgres and we cannot agree on TLS: {error.reason or error}"
+
+
+def check_dsn(dsn: str) -> None:
+    """Make sure that the files that an address names can be read.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    parameters = parse_qs(urlsplit(dsn).query)
+    for name in ("sslrootcert", "sslcert", "sslkey"):
+        for file in parameters.get(name, ()):
+            try:
+                Path(file).expanduser().read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"WINDSOR_DATABASE_URL: {name} names {file}: {error.strerror}"
+                ) from error
 
 
 async def prepare_connection(connection: Connection) -> None:

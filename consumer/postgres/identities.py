@@ -111,13 +111,13 @@ async def _find(
         [identity.kind for identity in unknown],
         [identity.value for identity in unknown],
     )
-    for place, id_, listed, identified, at, message_id in rows:
-        kind, value = unknown[place - 1]
-        claimed = None if at is None else Clock(at, message_id)
-        known[kind][value] = Known(id_, listed, identified, claimed)
-    missing = [identity for identity in unknown if identity.value not in known[identity.kind]]
-    if missing:
-        ids = await connection.fetch(_SQL["reserve_identity_ids"], len(missing))
-        for (kind, value), (id_,) in zip(missing, ids, strict=True):
-            known[kind][value] = Known(id_, listed=False, identified=False, claimed=None)
+    missing = []
+    for place, id_, listed, identified, at, message_id, reserved_id in rows:
+        identity = kind, value = unknown[place - 1]
+        if id_ is None:
+            missing.append(identity)
+            known[kind][value] = Known(reserved_id, listed=False, identified=False, claimed=None)
+        else:
+            claimed = None if at is None else Clock(at, message_id)
+            known[kind][value] = Known(id_, listed, identified, claimed)
     return missing

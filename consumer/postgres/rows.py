@@ -48,15 +48,22 @@ def encode_traits(traits: Traits) -> tuple[bytes, bytes]:
 
 def identity_state(row: asyncpg.Record) -> IdentityState:
     """Read a row of `lock_identities`."""
+    # By position: a name would be looked up for each column of each row.
+    (
+        id_, kind, value, listed, identified,
+        claimed_by, claimed_at, claimed_message_id,
+        group_id, group_at, group_message_id,
+        traits, trait_clocks,
+    ) = row  # fmt: skip
     return IdentityState(
-        id=row["id"],
-        kind=row["kind"],
-        value=row["value"],
-        listed=row["listed"],
-        identified=row["identified"],
-        claim=_register(row, "claimed_by", "claimed_at", "claimed_message_id"),
-        group=_register(row, "group_id", "group_at", "group_message_id"),
-        traits=decode_traits(row["traits"], row["trait_clocks"]),
+        id_,
+        kind,
+        value,
+        listed,
+        identified,
+        None if claimed_by is None else (Clock(claimed_at, claimed_message_id), claimed_by),
+        None if group_id is None else (Clock(group_at, group_message_id), group_id),
+        decode_traits(traits, trait_clocks),
     )
 
 
@@ -153,19 +160,29 @@ def _traits_part(traits: Traits) -> bytes:
 _NO_TRAITS: Final = jsonb_length(2) + _NOTHING + length(2) + _NOTHING
 
 
-def user_state(row: asyncpg.Record) -> UserState:
-    """Read a row of `lock_users`."""
-    return UserState(
-        id=row["id"],
-        name=row["user_id"],
-        identities_count=row["identities_count"],
-        identified=row["identified"],
-        group=_register(row, "group_id", "group_at", "group_message_id"),
-        merged=None
-        if row["merged_at"] is None
-        else Clock(row["merged_at"], row["merged_message_id"]),
-        traits=decode_traits(row["traits"], row["trait_clocks"]),
-    )
+def user_states(rows: Iterable[asyncpg.Record]) -> tuple[dict[int, int], list[UserState]]:
+    """Read the rows of `lock_users_of`: whose each identity is, and the users."""
+    members: dict[int, int] = {}
+    users: dict[int, UserState] = {}
+    for row in rows:
+        (
+            identity, id_, user_id, identities_count, identified,
+            group_id, group_at, group_message_id,
+            merged_at, merged_message_id,
+            traits, trait_clocks,
+        ) = row  # fmt: skip
+        members[identity] = id_
+        if id_ not in users:
+            users[id_] = UserState(
+                id_,
+                user_id,
+                identities_count,
+                identified,
+                None if group_id is None else (Clock(group_at, group_message_id), group_id),
+                None if merged_at is None else Clock(merged_at, merged_message_id),
+                decode_traits(traits, trait_clocks),
+            )
+    return members, list(users.values())
 
 
 def user_row(state: UserState) -> tuple[Any, ...]:
@@ -180,11 +197,6 @@ def user_row(state: UserState) -> tuple[Any, ...]:
         None if state.merged is None else state.merged.message_id,
         *encode_traits(state.traits),
     )
-
-
-def _register(row: asyncpg.Record, value: str, at: str, message_id: str) -> Any:  # noqa: ANN401 - the value is the column's
-    """A clock and what it set, None where nothing did."""
-    return None if row[value] is None else (Clock(row[at], row[message_id]), row[value])
 
 
 def _register_columns(register: tuple[Clock, Any] | None) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ are locked, and then the users that they belong to:
 3. the calls are copied; should one be stored already, the transaction begins again and
    asks first which ones are;
 4. identities that change are locked by id, their registers joined;
-5. users concerned are locked by id; were they merged meanwhile, back to the savepoint;
+5. users concerned are locked by id; were they merged meanwhile, the locks are given back;
 6. claims and aliases are applied (`consumer.core.merge`), and everything is written.
 
 A user's row lock guards which identities belong to it, so a merge never waits for an
@@ -30,7 +30,6 @@ from consumer.core.merge import (
     AliasRow,
     IdentityState,
     NamedAlias,
-    UserState,
     apply_delta,
     claim_wins,
     regroup,
@@ -57,7 +56,7 @@ from consumer.postgres.rows import (
     new_user_row,
     record_timestamp,
     user_row,
-    user_state,
+    user_states,
 )
 from consumer.sql import load_queries
 
@@ -231,7 +230,8 @@ async def _regroup_users(
     concerned.update(identity.claim[1] for identity in changed if identity.claim is not None)
     for alias in aliases:
         concerned.update((alias.previous, alias.user))
-    users, members = await _lock_users(connection, sorted(concerned))
+    rows = await connection.fetch(_SQL["lock_users_of"], sorted(concerned))
+    members, users = user_states(rows)
     after = regroup(users, members, changed, aliases)
     if after.merged:
         gone, roots = list(after.merged), list(after.merged.values())
@@ -260,36 +260,6 @@ async def _regroup_users(
     if after.rejoin:
         await connection.execute(_REJOIN, sorted(after.rejoin))
     return after.merges
-
-
-async def _lock_users(
-    connection: Connection, identities: Sequence[int]
-) -> tuple[list[UserState], dict[int, int]]:
-    """Lock the users of these identities.
-
-    Raises:
-        OutOfDateError: They went on being merged by others while we tried.
-    """
-    for _ in range(10):
-        savepoint = connection.transaction()
-        await savepoint.start()
-        members = await _members_of(connection, identities)
-        ids = sorted(set(members.values()))
-        if not ids:
-            await savepoint.commit()
-            return [], members
-        rows = await connection.fetch(_SQL["lock_users"], ids)
-        # Only now, with the locks held, is it settled whose they are.
-        if members == await _members_of(connection, identities):
-            await savepoint.commit()
-            return [user_state(row) for row in rows], members
-        await savepoint.rollback()
-    raise OutOfDateError
-
-
-async def _members_of(connection: Connection, identities: Sequence[int]) -> dict[int, int]:
-    rows = await connection.fetch(_SQL["members_of"], identities)
-    return {identity: user for identity, user in rows}  # noqa: C416 - a Record is no tuple to mypy
 
 
 async def _rename(connection: Connection, users: Sequence[int]) -> None:

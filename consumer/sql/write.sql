@@ -3,8 +3,9 @@
 -- within a step, so none waits in a circle.
 -- A batch costs a fixed number of statements, whatever it holds.
 
--- Whose ids are known. Runs before the transaction: an identity's id never changes, and a
--- register that is read too early only makes us lock a row for nothing.
+-- Whose ids are known; those that are not there get an id reserved for them. Runs before the
+-- transaction: an identity's id never changes, and a register that is read too early only makes
+-- us lock a row for nothing.
 -- name: find_identities
 SELECT
     wanted.place,
@@ -12,13 +13,12 @@ SELECT
     i.listed,
     i.identified,
     i.claimed_at,
-    i.claimed_message_id
+    i.claimed_message_id,
+    CASE WHEN i.id IS NULL THEN nextval('windsor_private.identities_id_seq') END AS reserved_id
 FROM unnest($1::windsor_private.identity_kind[], $2::text[])
 WITH ORDINALITY AS wanted (kind, value, place)
-INNER JOIN windsor_private.identities AS i ON i.kind = wanted.kind AND i.value = wanted.value
-
--- name: reserve_identity_ids
-SELECT nextval('windsor_private.identities_id_seq') FROM generate_series(1, $1::integer)
+LEFT JOIN windsor_private.identities AS i
+    ON i.kind = wanted.kind AND i.value = wanted.value
 
 -- name: ensure_week
 SELECT windsor_private.ensure_week($1::date)
@@ -66,28 +66,21 @@ WHERE i.id = ANY($1::bigint[])
 ORDER BY i.id
 FOR NO KEY UPDATE
 
--- name: members_of
-SELECT m.identity_id, m.user_id
-FROM windsor_private.members AS m
-WHERE m.identity_id = ANY($1::bigint[])
-
--- name: lock_users
+-- name: lock_users_of
 SELECT
-    u.id,
-    u.user_id,
-    u.identities_count,
-    u.identified,
-    u.group_id,
-    u.group_at,
-    u.group_message_id,
-    u.merged_at,
-    u.merged_message_id,
-    u.traits,
-    u.trait_clocks
-FROM windsor_private.users AS u
-WHERE u.id = ANY($1::bigint[])
-ORDER BY u.id
-FOR UPDATE
+    identity_id,
+    id,
+    user_id,
+    identities_count,
+    identified,
+    group_id,
+    group_at,
+    group_message_id,
+    merged_at,
+    merged_message_id,
+    traits,
+    trait_clocks
+FROM windsor_private.lock_users_of($1::bigint[])
 
 -- name: update_identities
 UPDATE windsor_private.identities AS i

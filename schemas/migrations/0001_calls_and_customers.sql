@@ -198,6 +198,64 @@ CREATE TABLE windsor_private.users (
 CREATE INDEX users_by_user_id ON windsor_private.users (user_id);
 CREATE INDEX users_by_group ON windsor_private.users (group_id) WHERE group_id IS NOT NULL;
 
+-- Lock the users of identities, by id, and give them: one row for each identity that is a
+-- member. Only with the locks held is it settled whose identities are; were users merged
+-- meanwhile, the locks are given back and it begins again, since a lock on a lesser id would be
+-- out of order.
+CREATE FUNCTION windsor_private.lock_users_of(identities bigint [])
+RETURNS TABLE (
+    identity_id bigint,
+    id bigint,
+    user_id text,
+    identities_count integer,
+    identified boolean,
+    group_id text,
+    group_at timestamptz,
+    group_message_id text,
+    merged_at timestamptz,
+    merged_message_id text,
+    traits jsonb,
+    trait_clocks json
+)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    expected windsor_private.members[];
+    found windsor_private.members[];
+BEGIN
+    FOR attempt IN 1..10 LOOP
+        BEGIN
+            expected := array(
+                SELECT m FROM windsor_private.members AS m
+                WHERE m.identity_id = ANY(identities) ORDER BY m.identity_id
+            );
+            PERFORM FROM windsor_private.users AS u
+            WHERE u.id = ANY(array(SELECT m.user_id FROM unnest(expected) AS m))
+            ORDER BY u.id
+            FOR UPDATE;
+            found := array(
+                SELECT m FROM windsor_private.members AS m
+                WHERE m.identity_id = ANY(identities) ORDER BY m.identity_id
+            );
+            IF found = expected THEN
+                RETURN QUERY
+                SELECT
+                    m.identity_id, u.id, u.user_id, u.identities_count, u.identified,
+                    u.group_id, u.group_at, u.group_message_id,
+                    u.merged_at, u.merged_message_id, u.traits, u.trait_clocks
+                FROM unnest(found) AS m
+                INNER JOIN windsor_private.users AS u ON u.id = m.user_id;
+                RETURN;
+            END IF;
+            RAISE EXCEPTION USING errcode = 'WD001';
+        EXCEPTION WHEN SQLSTATE 'WD001' THEN
+            NULL; -- The block's locks are given back.
+        END;
+    END LOOP;
+    RAISE EXCEPTION 'users went on being merged' USING errcode = 'serialization_failure';
+END
+$$;
+
 CREATE TABLE windsor_private.aliases (
     occurred_at timestamptz NOT NULL,
     message_id text COLLATE "C" NOT NULL,
