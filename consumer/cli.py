@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from getpass import getpass
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -65,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add("run", _run, "everything on this machine: Kafka, Postgres, the worker and a story")
     add("consume", _consume, "the worker: from Kafka to Postgres")
-    add("dashboard", _dashboard, "the pages, and the endpoint that Segment's SDKs send to")
+    dashboard = add("dashboard", _dashboard, "the pages, and the endpoint that SDKs send to")
+    dashboard.add_argument(
+        "--hash-password", action="store_true", help="hash a password for the settings, and end"
+    )
     add("migrate", _migrate, "bring the database to this version's schema")
     verify = add("verify", _verify, "recompute every projection from the stored calls and compare")
     verify.add_argument("--repair", action="store_true", help="mend what differs")
@@ -98,12 +102,23 @@ def _consume(settings: Settings, _: argparse.Namespace) -> int:
     return OK
 
 
-def _dashboard(settings: Settings, _: argparse.Namespace) -> int:
+def _dashboard(settings: Settings, options: argparse.Namespace) -> int:
     # The worker's process does without.
     from dashboard.app import serve  # noqa: PLC0415
+    from dashboard.doors import hash_password  # noqa: PLC0415
 
-    _complete(serve(settings))
+    if options.hash_password:
+        print(hash_password(_asked_password()))
+        return OK
+    _complete(serve(settings, told=lambda link: print(f"Open {link}", flush=True)))
     return OK
+
+
+def _asked_password() -> str:
+    """Ask a person, or read a line of what is piped in."""
+    if sys.stdin.isatty():
+        return getpass("Password: ")
+    return sys.stdin.readline().rstrip("\n")
 
 
 def _migrate(settings: Settings, _: argparse.Namespace) -> int:

@@ -88,6 +88,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     dashboard_port: Port = 8321
     dashboard_url: Annotated[str, msgspec.Meta(pattern="^https?://[^/]+/?$")] | None = None
     dashboard_proxies: str | None = None
+    dashboard_catalogue: str | None = None
+    dashboard_password_hash: str | None = None
+    dashboard_trusted_header: str | None = None
+    dashboard_secret: Annotated[str, msgspec.Meta(min_length=32)] | None = None
     endpoint_topic: str | None = None
     endpoint_calls_per_second_max: Count = 50_000
     endpoint_bytes_max: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
@@ -107,7 +111,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
 
 
 _FIELDS: Final = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
-SECRETS: Final = ("kafka_sasl_password", "kafka_ssl_key_password", "database_url")
+SECRETS: Final = (
+    *("kafka_sasl_password", "kafka_ssl_key_password", "database_url"),
+    *("dashboard_password_hash", "dashboard_secret"),
+)
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

@@ -21,6 +21,8 @@ from consumer.kafka.publisher import Publisher
 from consumer.schema import check_schema
 from consumer.settings import Settings, require
 from dashboard import pages
+from dashboard.database import SESSION, take_role
+from dashboard.doors import Doors, FromProxy, door_options
 from dashboard.headers import SecurityHeaders
 from dashboard.ingest import EndpointOptions, Ingest
 from dashboard.metrics import EndpointMetrics
@@ -42,6 +44,7 @@ async def serve(
     settings: Settings,
     stop: asyncio.Event | None = None,
     started: Callable[[int, int], None] | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the dashboard until SIGTERM, SIGINT or `stop`, then let requests end.
 
@@ -49,6 +52,7 @@ async def serve(
         settings: With Kafka and the database given.
         stop: Set to end it from within.
         started: Told the ports once both listen: the dashboard's, and that of the probes.
+        told: Told the address at which one signs in, once there is an answer.
 
     Raises:
         ConfigError: A setting is missing, or a port taken.
@@ -62,6 +66,7 @@ async def serve(
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     metrics = EndpointMetrics(registry)
+    doors = Doors(door_options(settings))
     await _refuse_other_schemas(str(settings.database_url))
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(_pool(settings))
@@ -79,7 +84,9 @@ async def serve(
         probes_port = await stack.enter_async_context(
             serving(probes, settings.http_host, settings.http_port)
         )
-        app = _endpoint_and_pages(settings, Parts(settings, pool), sources, publisher, metrics)
+        app = _endpoint_and_pages(
+            settings, Parts(settings, pool, stop, doors), sources, publisher, metrics
+        )
         bounds = Bounds(
             settings.endpoint_receive_timeout_seconds,
             settings.endpoint_connections_max,
@@ -97,6 +104,8 @@ async def serve(
         log.info("dashboard.started", port=port, http_port=probes_port, topic=topic)
         if started is not None:
             started(port, probes_port)
+        if told is not None:
+            told(doors.address(settings.dashboard_url or f"http://{_shown(settings)}:{port}"))
         await stop.wait()
     log.info("dashboard.stopped")
 
@@ -140,8 +149,18 @@ def _endpoint_and_pages(
     if settings.dashboard_proxies is not None:
         # What others say of whom they speak for is not believed.
         believed = [name.strip() for name in settings.dashboard_proxies.split(",")]
-        app = ProxyHeadersMiddleware(app, trusted_hosts=believed)  # type: ignore[arg-type, assignment]  # two libraries' words for ASGI
+        proxied = ProxyHeadersMiddleware(app, trusted_hosts=believed)  # type: ignore[arg-type]  # two libraries' words for ASGI
+        hosts = proxied.trusted_hosts
+        app = FromProxy(proxied, lambda host: host in hosts)  # type: ignore[arg-type]  # likewise
     return app
+
+
+def _shown(settings: Settings) -> str:
+    """The host as a browser on this machine reaches it."""
+    host = settings.dashboard_host
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 async def _healthy() -> str | None:
@@ -183,10 +202,10 @@ async def _pool(settings: Settings) -> AsyncIterator["asyncpg.Pool[asyncpg.Recor
         timeout=settings.database_connect_timeout_seconds,
         command_timeout=settings.database_statement_timeout_seconds,
         server_settings={
-            "application_name": "windsor-dashboard",
-            "timezone": "UTC",
+            **SESSION,
             "statement_timeout": str(statement_timeout_ms),
         },
+        init=take_role,
     )
     await pool
     try:

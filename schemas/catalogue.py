@@ -1,4 +1,4 @@
-"""The built-in catalogue of well-known events: which category each belongs to.
+"""The built-in catalogue of well-known events: what kind each is, and how it is told.
 
 The category decides an identity (the contract, section 1.1): a track of the categories
 email, support, payment or sms that has no `userId` belongs to the contact that it names,
@@ -8,8 +8,9 @@ an order, `Payment Info Entered`, `Newsletter Subscribed`) stays analytics, and 
 not know is analytics.
 
 The data is in `catalogue.tsv`, one event a line: its name, its category, who wrote the name
-down (`common` where nobody did), and other names for it, apart by semicolons. Spellings that
-differ in case or punctuation only are one name and need no line.
+down (`common` where nobody did), its icon, what somebody did in words (`dashboard.summary` has
+the notation), and other names for it, apart by semicolons. Spellings that differ in case or
+punctuation only are one name and need no line.
 
 Source: https://segment.com/docs/connections/spec/semantic/ and the specs and sources that
 the third column names.
@@ -32,6 +33,10 @@ class Event(NamedTuple):
     category: Category
     spec: str
     """Where the name comes from: a Segment spec, a sender, or `common`."""
+    icon: str
+    """Of the sprite in `dashboard/static/icons.svg`."""
+    summary: str
+    """A template: the rest of a sentence that begins with somebody's name."""
     variants: tuple[str, ...]
     """Other names of the same event."""
 
@@ -56,9 +61,9 @@ def _load() -> Mapping[str, Event]:
     text = (resources.files(__package__) / "catalogue.tsv").read_text(encoding="utf-8")
     events = {}
     for line in text.splitlines()[1:]:
-        name, category, spec, others = line.split("\t")
+        name, category, spec, icon, summary, others = line.split("\t")
         variants = tuple(others.split("; ")) if others else ()
-        event = Event(name, cast("Category", category), spec, variants)
+        event = Event(name, cast("Category", category), spec, icon, summary, variants)
         events.update(dict.fromkeys(map(normalised, (name, *variants)), event))
     return MappingProxyType(events)
 

@@ -164,17 +164,19 @@ def test_every_event_is_known_in_every_spelling(spelled: tuple[str, Event]) -> N
 
 
 def test_file_has_its_header_and_is_sorted() -> None:
-    assert lines()[0] == "event\tcategory\tspec\tvariants"
+    assert lines()[0] == "event\tcategory\tspec\ticon\tsummary\tvariants"
     names = [row[0] for row in rows()]
     assert names == sorted(names)
 
 
 def test_lines_are_whole() -> None:
     for row in rows():
-        name, category, spec, variants = row
+        name, category, spec, icon, summary, variants = row
         assert all(field == field.strip() for field in row)
         assert category in CATEGORIES, name
         assert re.fullmatch(r"[a-z0-9-]+", spec), name
+        assert icon, name
+        assert summary, name
         assert len(name) * 5 <= NAME_CHARS_MAX, name
         assert variants == "; ".join(sorted(variants.split("; "))), name
 
@@ -182,7 +184,7 @@ def test_lines_are_whole() -> None:
 def test_no_name_is_there_twice() -> None:
     names = [
         normalised(name)
-        for event, _, _, variants in rows()
+        for event, _, _, _, _, variants in rows()
         for name in (event, *filter(None, variants.split("; ")))
     ]
     assert all(names)
@@ -191,8 +193,8 @@ def test_no_name_is_there_twice() -> None:
 
 def test_every_line_is_loaded() -> None:
     loaded = {
-        Event(name, category, spec, tuple(filter(None, variants.split("; "))))  # type: ignore[arg-type] # any text until loaded
-        for name, category, spec, variants in rows()
+        Event(name, category, spec, icon, summary, tuple(filter(None, variants.split("; "))))  # type: ignore[arg-type] # any text until loaded
+        for name, category, spec, icon, summary, variants in rows()
     }
     assert loaded == set(EVENTS.values())
 

@@ -14,6 +14,8 @@ class Served(NamedTuple):
 
     url: str
     probes_url: str
+    link: str
+    """Signs in once, where that is the door."""
 
 
 def settings_for(kafka: str, topic: str, dsn: str, **more: object) -> Settings:
@@ -34,13 +36,17 @@ async def dashboard(settings: Settings) -> AsyncIterator[Served]:
     """Serve a dashboard; stopped afterwards."""
     stop = asyncio.Event()
     listening: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve(settings, stop, lambda *ports: listening.set_result(ports)))
+    links: list[str] = []
+    task = asyncio.create_task(
+        serve(settings, stop, lambda *ports: listening.set_result(ports), links.append)
+    )
     try:
         await asyncio.wait((listening, task), timeout=20, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
         port, probes_port = listening.result()
-        yield Served(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{probes_port}")
+        (link,) = links
+        yield Served(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{probes_port}", link)
     finally:
         stop.set()
         await asyncio.wait_for(task, 30)

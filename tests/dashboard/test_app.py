@@ -22,7 +22,10 @@ async def test_every_answer_carries_the_security_headers(database: str) -> None:
         httpx.AsyncClient(base_url=served.url) as client,
     ):
         answer = await client.get("/no-such-page")
-    assert answer.status_code == 404
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        "/sign-in?to=%2Fno-such-page",
+    )
     assert answer.headers["content-security-policy"].startswith("default-src 'self'; ")
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["x-frame-options"] == "DENY"

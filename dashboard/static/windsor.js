@@ -1,0 +1,167 @@
+// What the pages cannot do by themselves: arrive live, tell the time, remember a zone and a theme.
+"use strict";
+
+const root = document.documentElement;
+root.classList.add("scripted");
+
+function remember(name, value) {
+  document.cookie = `${name}=${encodeURIComponent(value)}; path=/; max-age=31536000; samesite=lax`;
+}
+
+// The browser's zone, for the days and hours of the next page.
+remember("windsor_zone", Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC");
+
+// The theme: what the system says, then the other one.
+document.addEventListener("click", (click) => {
+  if (!click.target.closest("[data-theme-switch]")) return;
+  const isDark = getComputedStyle(root).colorScheme === "dark";
+  root.dataset.theme = isDark ? "light" : "dark";
+  remember("windsor_theme", root.dataset.theme);
+});
+
+// Relative times stay true while a page is open.
+function ago(at) {
+  const seconds = (Date.now() - at) / 1000;
+  if (seconds < -60 || seconds >= 604800) return null;
+  if (seconds < 60) return "now";
+  if (seconds < 3600) return `${Math.floor(seconds / 60)}m`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)}h`;
+  return `${Math.floor(seconds / 86400)}d`;
+}
+setInterval(() => {
+  for (const time of document.querySelectorAll("time[data-ago]")) {
+    const words = ago(Date.parse(time.dateTime));
+    if (words !== null && words !== time.textContent) time.textContent = words;
+  }
+}, 15000);
+
+// An avatar that does not load leaves the initials.
+function judge(image) {
+  if (image.naturalWidth > 0) image.classList.add("loaded");
+  else image.remove();
+}
+for (const type of ["load", "error"]) {
+  document.addEventListener(type, (event) => {
+    if (event.target instanceof HTMLImageElement && event.target.closest(".avatar")) judge(event.target);
+  }, true);
+}
+for (const image of document.querySelectorAll(".avatar img")) if (image.complete && image.currentSrc) judge(image);
+
+// Details of a line: asked for once, then only opened and closed.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const button = event.target;
+  if (!button.classList.contains("open")) return;
+  const details = button.parentElement.querySelector(".details");
+  if (details.childElementCount > 0) {
+    event.preventDefault();
+    details.hidden = !details.hidden;
+    button.setAttribute("aria-expanded", String(!details.hidden));
+  } else {
+    details.hidden = false;
+    button.setAttribute("aria-expanded", "true");
+  }
+});
+document.addEventListener("htmx:configRequest", (event) => {
+  event.detail.headers["X-CSRF-Token"] = document.querySelector("meta[name=csrf]").content;
+});
+
+// Copying a token.
+document.addEventListener("click", async (click) => {
+  const button = click.target.closest("[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent.trim());
+  document.getElementById("said").textContent = "Copied";
+  button.lastChild.textContent = "Copied";
+});
+
+// The live feed: new lines go on top where the top is in sight; else they wait, and a button
+// says how many, so that nobody loses their place.
+let source = null;
+let waiting = [];
+
+function put(events) {
+  const feed = document.getElementById("feed");
+  for (const html of events) {
+    const part = document.createElement("template");
+    part.innerHTML = html;
+    const lines = [...part.content.querySelectorAll(".line")].filter(
+      (line) => !document.getElementById(line.id),
+    );
+    for (const line of lines.reverse()) {
+      let heading = feed.querySelector(".day");
+      if (!heading || heading.dataset.day !== line.dataset.day) {
+        heading = document.createElement("h2");
+        heading.className = "day";
+        heading.dataset.day = heading.textContent = line.dataset.day;
+        feed.prepend(heading);
+      }
+      line.classList.add("fresh");
+      heading.after(line);
+      htmx.process(line);
+    }
+  }
+  document.querySelector(".empty")?.remove();
+  // A page left open all day keeps its newest lines.
+  for (const line of [...feed.querySelectorAll(".line")].slice(2000)) line.remove();
+}
+
+function show() {
+  const button = document.querySelector(".arrivals");
+  if (!button) return;
+  const count = waiting.reduce((sum, told) => sum + told.count, 0);
+  button.hidden = count === 0;
+  button.querySelector("[data-arrivals]").textContent =
+    `↑ ${count} new event${count === 1 ? "" : "s"}`;
+}
+
+function arrive(told) {
+  const opened = document.querySelector('.open[aria-expanded="true"]');
+  if (window.scrollY < 80 && !opened && !document.hidden) {
+    put([told.html]);
+  } else {
+    waiting = [...waiting, told].slice(-200);
+    show();
+  }
+}
+
+document.addEventListener("click", (click) => {
+  if (!click.target.closest(".arrivals")) return;
+  window.scrollTo({ top: 0 });
+  put(waiting.map((told) => told.html));
+  document.getElementById("said").textContent = `${waiting.length} new events shown`;
+  waiting = [];
+  show();
+});
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || window.scrollY >= 80 || !waiting.length) return;
+  put(waiting.map((told) => told.html));
+  waiting = [];
+  show();
+});
+
+function listen() {
+  const live = document.querySelector("[data-live]");
+  if (source) source.close();
+  source = null;
+  waiting = [];
+  if (!live) return;
+  const word = live.querySelector("[data-live-word]");
+  source = new EventSource(live.dataset.live);
+  source.addEventListener("hello", () => {
+    live.classList.add("on");
+    word.textContent = "Live";
+  });
+  source.addEventListener("error", () => {
+    live.classList.remove("on");
+    word.textContent = "Reconnecting";
+  });
+  source.addEventListener("lines", (message) => arrive(JSON.parse(message.data)));
+}
+listen();
+document.addEventListener("htmx:afterSettle", (event) => {
+  if (event.target.id === "main") listen();
+});
+window.addEventListener("pagehide", () => source?.close());
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) listen();
+});

@@ -1,0 +1,108 @@
+"""A real Chromium that is signed in to a dashboard, and axe-core to look at what it shows."""
+
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright
+
+from tests.dashboard.looking import Looker
+
+_FOLDER = Path(__file__).parent
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+Scheme = Literal["light", "dark"]
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """Start the machine's Chromium; a machine without one is a failure, never a skip."""
+    path = next(filter(None, map(shutil.which, _NAMES)), None)
+    if path is None:
+        pytest.fail(
+            "the pages are tested in Chromium: install it, such as by `apt install chromium`"
+        )
+    async with async_playwright() as playwright:
+        # As root, in a container, it has no sandbox of its own.
+        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def page_of(
+    browser: Browser,
+    looker: Looker,
+    scheme: Scheme = "light",
+    size: tuple[int, int] = (1280, 860),
+) -> AsyncIterator[Page]:
+    """A page that is signed in; what its console says against us fails the test at its end."""
+    context = await browser.new_context(
+        base_url=looker.served.url,
+        color_scheme=scheme,
+        viewport={"width": size[0], "height": size[1]},
+        timezone_id="UTC",
+        locale="en-US",
+    )
+    session = looker.client.cookies["windsor_session"]
+    await context.add_cookies(
+        [{"name": "windsor_session", "value": session, "url": looker.served.url}]
+    )
+    # Avatars are others' affair; what they are is not asked of the network in a test.
+    await context.route("**/*.example.com/**", lambda route: route.abort())
+    faults: list[str] = []
+    page = await context.new_page()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            faults.append(message.text)
+            if message.type in {"error", "warning"} and "net::ERR_FAILED" not in message.text
+            else None
+        ),
+    )
+    try:
+        yield page
+    finally:
+        await context.close()
+    assert faults == []
+
+
+@cache
+def axe_script() -> str:
+    """axe-core, as its own lock file has it."""
+    script = _FOLDER / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        npm = shutil.which("npm")
+        if npm is None:
+            pytest.fail("the pages are tested with axe-core: install npm")
+        subprocess.run([npm, "ci", "--silent"], cwd=_FOLDER, check=True, timeout=120)
+    return script.read_text(encoding="utf-8")
+
+
+async def barriers(page: Page) -> list[str]:
+    """What axe-core finds that is serious, one line each."""
+    # By the debugger, since the page's own policy lets no script in.
+    await page.evaluate(axe_script())
+    found: dict[str, Any] = await page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [
+        f"{violation['id']}: {node['target']} {node['failureSummary']}"
+        for violation in found["violations"]
+        if violation["impact"] in {"serious", "critical"}
+        for node in violation["nodes"][:3]
+    ]
+
+
+async def overflow(page: Page) -> int:
+    """By how many pixels a page is wider than its window."""
+    width: int = await page.evaluate(
+        "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
+    )
+    return width

@@ -1,0 +1,170 @@
+"""Every page in a real Chromium: whole, without barriers, on a desk and on a phone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+
+from tests.browser.chromium import Scheme, barriers, chromium, overflow, page_of
+from tests.dashboard.looking import Looker, looking, store_calls, store_story
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAGES = [
+    "/", "/users", "/user?id=10005", "/identity?kind=anonymous&id=visitor-3", "/groups",
+    "/group?id=co_1", "/audiences", "/audience?name=power_users", "/sources", "/dead-letters",
+    "/dead-letter?id=2", "/health", "/users?q=nobody+at+all", "/none",
+]  # fmt: skip
+PHONE = (390, 844)
+DESK = (1280, 860)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def looker(database_of_module: str) -> AsyncIterator[Looker]:
+    await store_story(database_of_module)
+    async with looking(database_of_module) as looker:
+        await looker.send("/sources/generate", name="Segment")
+        yield looker
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize(("scheme", "size"), [("light", DESK), ("dark", PHONE)])
+async def test_page_has_no_barrier_and_fits_its_window(
+    path: str, scheme: Scheme, size: tuple[int, int], looker: Looker, browser: Browser
+) -> None:
+    # A page that is not there says so by its status too.
+    ignored = 404 if path == "/none" else None
+    try:
+        async with page_of(browser, looker, scheme, size) as page:
+            await page.goto(path)
+            await page.wait_for_timeout(400)
+            assert await barriers(page) == []
+            assert await overflow(page) == 0
+    except AssertionError as error:
+        if ignored is None or "404" not in str(error):
+            raise
+
+
+async def test_details_open_by_keyboard_and_close_again(looker: Looker, browser: Browser) -> None:
+    async with page_of(browser, looker) as page:
+        await page.goto("/")
+        button = page.locator(".open").first
+        await button.focus()
+        await page.keyboard.press("Enter")
+        details = page.locator(".line").first.locator(".details")
+        await expect(details).to_contain_text("Message id")
+        await expect(button).to_have_attribute("aria-expanded", "true")
+        assert await barriers(page) == []
+        await page.keyboard.press("Enter")
+        await expect(details).to_be_hidden()
+
+
+async def test_search_finds_as_one_types(looker: Looker, browser: Browser) -> None:
+    async with page_of(browser, looker) as page:
+        await page.goto("/users")
+        await page.keyboard.type("hiro kov")
+        await expect(page.locator("#found tbody tr")).to_have_count(1)
+        await expect(page.locator("#found")).to_contain_text("Hiro Kovacs")
+        assert page.url.endswith("/users?q=hiro+kov&audience=&group=&trait=&value=")
+        # Whoever types goes on where they are.
+        await expect(page.locator("#search")).to_be_focused()
+
+
+async def test_feed_goes_on_as_one_scrolls(looker: Looker, browser: Browser) -> None:
+    async with page_of(browser, looker) as page:
+        await page.goto("/")
+        await expect(page.locator(".line")).to_have_count(50)
+        await page.mouse.wheel(0, 50_000)
+        await expect(page.locator(".line")).to_have_count(100)
+        ids = await page.eval_on_selector_all(".line", "all => all.map(one => one.id)")
+        assert len(set(ids)) == len(ids)
+        days = await page.eval_on_selector_all(".day", "all => all.map(one => one.textContent)")
+        assert len(set(days)) == len(days)
+
+
+async def test_category_filters_and_live_goes_on_with_it(looker: Looker, browser: Browser) -> None:
+    async with page_of(browser, looker) as page:
+        await page.goto("/")
+        await page.get_by_text("Payment", exact=True).click()
+        await expect(page.locator(".badge.analytics")).to_have_count(0)
+        await expect(page.locator(".badge.payment").first).to_be_visible()
+        assert await page.locator("[data-live]").get_attribute("data-live") == (
+            "/feed/live?category=payment"
+        )
+        await expect(page.locator("[data-live-word]")).to_have_text("Live")
+
+
+async def test_switch_brings_pages_in_and_is_remembered(looker: Looker, browser: Browser) -> None:
+    async with page_of(browser, looker) as page:
+        await page.goto("/?user=visitor-3")
+        await expect(page.locator(".line")).to_have_count(0)
+        await page.get_by_role("switch").click()
+        await expect(page.locator(".line").first).to_contain_text("viewed the page")
+        await page.goto("/?user=visitor-3")
+        await expect(page.get_by_role("switch")).to_have_attribute("aria-checked", "true")
+
+
+async def test_events_arrive_without_losing_ones_place(database: str, browser: Browser) -> None:
+    def call(number: int) -> dict[str, object]:
+        return {
+            "type": "track", "userId": f"u{number}", "event": "Report Exported",
+            "messageId": f"m{number}", "timestamp": datetime.now(UTC).isoformat(),
+        }  # fmt: skip
+
+    await store_calls(database, map(call, range(60)))
+    async with looking(database) as looker, page_of(browser, looker) as page:
+        await page.goto("/")
+        await expect(page.locator("[data-live-word]")).to_have_text("Live")
+        await asyncio.sleep(0.5)
+        # At the top, what arrives is there at once.
+        await store_calls(database, [call(60)])
+        await expect(page.locator(".line").first).to_contain_text("u60 exported a report")
+        await expect(page.locator(".arrivals")).to_be_hidden()
+        # Further down it waits, and what one reads stays where it is.
+        await page.mouse.wheel(0, 900)
+        await page.wait_for_function("window.scrollY > 500")
+        line = page.locator(".line").nth(14)
+        before = await line.bounding_box()
+        text = await line.inner_text()
+        await store_calls(database, [call(61), call(62)])
+        await expect(page.locator(".arrivals")).to_have_text("↑ 2 new events")
+        assert await line.bounding_box() == before
+        assert await line.inner_text() == text
+        await page.locator(".arrivals").click()
+        await expect(page.locator(".line").first).to_contain_text("u62 exported a report")
+        await page.wait_for_function("window.scrollY === 0")
+
+
+async def test_theme_is_switched_and_remembered(looker: Looker, browser: Browser) -> None:
+    async with page_of(browser, looker) as page:
+        await page.goto("/health")
+        await page.locator("[data-theme-switch]").click()
+        await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        await page.goto("/users")
+        await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        assert await barriers(page) == []
+
+
+async def test_pages_work_without_scripts(looker: Looker, browser: Browser) -> None:
+    context = await browser.new_context(base_url=looker.served.url, java_script_enabled=False)
+    await context.add_cookies([{
+        "name": "windsor_session", "value": looker.client.cookies["windsor_session"],
+        "url": looker.served.url,
+    }])  # fmt: skip
+    page = await context.new_page()
+    await page.goto("/")
+    await page.get_by_label("Event name").fill("Order Completed")
+    await page.get_by_role("button", name="Apply").click()
+    await expect(page.locator(".line").first).to_contain_text("completed order #")
+    await page.get_by_role("link", name="Older events").click()
+    await expect(page.locator(".line").first).to_contain_text("completed order #")
+    await context.close()

@@ -1,0 +1,87 @@
+"""Events arrive on a page that is open, a moment after they are stored."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import httpx
+
+from tests.dashboard.looking import Looker, looking, store_calls
+
+
+def call(number: int, **more: object) -> dict[str, object]:
+    at = datetime.now(UTC) + timedelta(milliseconds=number)
+    return {
+        "type": "track", "userId": f"u{number}", "event": "Report Exported",
+        "messageId": f"m{number}", "timestamp": at.isoformat(), **more,
+    }  # fmt: skip
+
+
+@asynccontextmanager
+async def watching(looker: Looker, query: str = "") -> AsyncIterator[AsyncIterator[str]]:
+    """The lines of a stream of events, from its first one on."""
+    async with looker.client.stream("GET", f"/feed/live?{query}", timeout=30) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line == "event: hello":
+                break
+        # The first look at the end of the feed is not told of: it is on the page already.
+        await asyncio.sleep(0.5)
+        yield lines
+
+
+async def told(lines: AsyncIterator[str]) -> dict[str, object]:
+    async for line in lines:
+        if line.startswith("data: {") and '"html"' in line:
+            found: dict[str, object] = json.loads(line.removeprefix("data: "))
+            return found
+    raise AssertionError
+
+
+async def test_event_is_on_the_page_a_moment_after_it_is_stored(database: str) -> None:
+    async with looking(database) as looker, watching(looker) as lines:
+        await store_calls(database, [call(0)])
+        stored = time.monotonic()
+        event = await asyncio.wait_for(told(lines), 10)
+        seconds = time.monotonic() - stored
+    assert event["newest"] == "u0 exported a report"
+    assert event["count"] == 1
+    assert 'class="line"' in str(event["html"])
+    # A tenth of a second between looks; more on a machine that does much else.
+    assert seconds < 2.0
+
+
+async def test_filters_hold_for_what_arrives(database: str) -> None:
+    async with looking(database) as looker, watching(looker, "category=payment") as lines:
+        await store_calls(database, [call(0), call(1, event="Charge Succeeded")])
+        event = await asyncio.wait_for(told(lines), 10)
+    assert (event["count"], event["newest"]) == (1, "u1 was charged")
+
+
+async def test_hidden_events_do_not_arrive(database: str) -> None:
+    async with looking(database) as looker:
+        await looker.send("/hidden/hide", name="Report Exported")
+        async with watching(looker) as lines:
+            await store_calls(
+                database, [call(0), call(1, type="page", name="Home"), call(2, event="Signed Up")]
+            )
+            event = await asyncio.wait_for(told(lines), 10)
+    assert (event["count"], event["newest"]) == (1, "u2 signed up")
+
+
+async def test_dashboard_ends_while_somebody_watches(database: str) -> None:
+    async with httpx.AsyncClient(timeout=30) as other:
+        async with looking(database) as looker:
+            other.cookies.update(looker.client.cookies)
+            request = other.build_request("GET", f"{looker.served.url}/feed/live")
+            answer = await other.send(request, stream=True)
+            assert answer.status_code == 200
+            started = time.monotonic()
+        # Leaving `looking` has stopped the dashboard, which ended the stream itself.
+        assert time.monotonic() - started < 15
+        await answer.aclose()
