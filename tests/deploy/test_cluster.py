@@ -292,6 +292,8 @@ def test_replicas_are_kedas_to_say_and_never_more_than_partitions() -> None:
     given = object_of(
         objects, "ConfigMap", container(objects)["envFrom"][0]["configMapRef"]["name"]
     )
+    known = (built("crds") / "kafka-trigger.txt").read_text().split()
+    assert {key.removesuffix("FromEnv") for key in trigger["metadata"]} <= set(known)
     named = {value for key, value in trigger["metadata"].items() if key.endswith("FromEnv")}
     assert named <= given["data"].keys()
 
