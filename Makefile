@@ -82,8 +82,8 @@ KAFKA_IMAGE := apache/kafka:4.3.0
 POSTGRES_IMAGE := postgres:18
 
 image: ## Build the production image (IMAGE, BASE)
-	$(call SENT,deploy/Dockerfile) | docker build --network host -f deploy/Dockerfile -t $(IMAGE) \
-		$(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) \
+	$(call SENT,deploy/Dockerfile) | docker build -f deploy/Dockerfile -t $(IMAGE) \
+		$(if $(BASE),--network host --build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$$(git rev-parse HEAD) -
 
 sbom: setup ## Write what the image has of Python's packages: dist/sbom.cdx.json (CycloneDX)

@@ -284,8 +284,7 @@ class _Worker:
             if pipeline.started:
                 ends = await source.end_offsets()
                 self._metrics.set_lag(ends, source.committed_offsets, time.time())
-                gone = bool(pipeline.assigned_partitions) and not ends
-                await self._say_why_kafka_is_gone(gone=gone)
+                await self._say_why_kafka_is_gone(gone=not ends and not await source.answers())
 
     async def _say_why_kafka_is_gone(self, *, gone: bool) -> None:
         """Once for each reason: the client goes on trying, and says little of it."""

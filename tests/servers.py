@@ -78,7 +78,7 @@ def _kafka_container() -> Iterator[str]:
         "MESSAGE_MAX_BYTES": str(12 * 1024 * 1024),
         "LOG_RETENTION_MS": "-1",
     }
-    container = DockerContainer("apache/kafka:4.3.0").with_bind_ports(9092, ("127.0.0.1", port))
+    container = DockerContainer("apache/kafka:4.3.0").with_bind_ports(9092, port)
     for name, value in settings.items():
         container.with_env(f"KAFKA_{name}", value)
     with container:

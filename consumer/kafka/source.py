@@ -230,6 +230,15 @@ class KafkaSource:
             return {}
         return {TopicPartition(tp.topic, tp.partition): offset for tp, offset in ends.items()}
 
+    async def answers(self) -> bool:
+        """Whether a broker still answers, partitions or none."""
+        client = self._consumer._client  # noqa: SLF001 - it tells only its log
+        try:
+            async with asyncio.timeout(self._options.request_timeout_seconds):
+                return bool(await client.force_metadata_update())
+        except (kafka_errors.KafkaError, TimeoutError):
+            return False
+
     # Positions --------------------------------------------------------------------------
 
     def _delivered(self, tp: Any, records: Sequence[Any]) -> Sequence[Chunk]:  # noqa: ANN401 - aiokafka's

@@ -1,4 +1,4 @@
-"""Copies the jars of a version of Kafka to a folder: `kafka_jars.py VERSION FOLDER`."""
+"""Copies the jars of a version of Kafka to a folder: `kafka_jars.py VERSION FOLDER`."""  # noqa: INP001 - a script
 
 import shutil
 import sys
