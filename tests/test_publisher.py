@@ -18,7 +18,7 @@ from consumer.kafka import publisher as publisher_module
 from consumer.kafka.publisher import Outgoing, Publisher, partition_hash
 from demo.servers import embedded_kafka, free_port
 from tests.dashboard.endpoint import records_of
-from tests.scenarios.test_sigterm_with_a_frozen_broker import frozen
+from tests.processes import frozen
 
 MakeTopic = Callable[[int], Awaitable[str]]
 NOW_MS = 1_793_750_400_000
