@@ -188,6 +188,8 @@ def _write_config(folder: Path, port: int, controller_port: int, extra: Mapping[
         "log.dirs": str(folder / "data"),
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": "0",
+        # Below the default of 6 s, for tests that wait for the end of a session.
+        "group.min.session.timeout.ms": "1000",
         "offsets.topic.num.partitions": "1",
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",

@@ -93,8 +93,8 @@ class KafkaSource:
             fetch_max_bytes=options.fetch_bytes_max,
             fetch_max_wait_ms=100,
             request_timeout_ms=options.answer_timeout_ms,
-            # Three in a session, so that one may be late.
-            heartbeat_interval_ms=min(3_000, options.session_timeout_ms // 3),
+            # Many in a session, so that some may be late; by them a rebalance is noticed, too.
+            heartbeat_interval_ms=min(3_000, options.session_timeout_ms // 6),
             metadata_max_age_ms=options.metadata_age_ms_max,
             **security_of(options),
         )

@@ -40,6 +40,7 @@ SHORT_TIMERS: Final = {
     "drain_timeout_seconds": "4",
     "kafka_request_timeout_seconds": "2",
     "kafka_answer_timeout_seconds": "6",
+    "kafka_leave_timeout_seconds": "0.5",
     "database_connect_timeout_seconds": "3",
     "database_statement_timeout_seconds": "3",
     "retry_seconds_max": "1",
@@ -300,8 +301,7 @@ async def arena(servers: Servers, options: ArenaOptions, seed: int) -> AsyncIter
             servers, proxies, dsn, load, reader, admin, options._replace(settings=settings), seed
         )
         stack.push_async_callback(arena_.close)
-        for _ in range(options.workers):
-            await arena_.add_worker()
+        await asyncio.gather(*(arena_.add_worker() for _ in range(options.workers)))
         await arena_.settled(options.partitions)
         await arena_.caught_up()
         yield arena_

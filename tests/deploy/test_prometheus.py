@@ -55,7 +55,11 @@ def test_board_is_one_by_grafanas_own_types() -> None:
 
 
 # Empty where all is well.
-QUIET = {'windsor_partitions_paused{job=~"$job"} > 0', "windsor_topic_refused"}
+QUIET = {
+    'windsor_partitions_paused{job=~"$job"} > 0',
+    "windsor_topic_refused",
+    "windsor_topic_overtaken",
+}
 
 
 async def test_board_shows_a_worker_that_prometheus_scrapes(

@@ -35,6 +35,7 @@ def exported() -> dict[str, set[str]]:
     metrics.partitions_changed(1, paused=False)
     metrics.dead_share_changed("t", 0.5)
     metrics.topic_refused("t")
+    metrics.topic_overtaken("t")
     metrics.fetch_retried("bootstrap")
     metrics.set_lag({TopicPartition("t", 0): 1}, {TopicPartition("t", 0): 0}, 0.0)
     metrics.set_pool(1, 0)

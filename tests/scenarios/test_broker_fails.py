@@ -8,7 +8,7 @@ from tests.scenarios.conftest import Played
 async def every_way(arena: Arena, rounds: int) -> None:
     """One that is told to leave while the broker is frozen leaves in time."""
     await broker_restarted(arena, 2 * rounds)
-    await broker_frozen(8)(arena, rounds)
+    await broker_frozen(6)(arena, rounds)
 
 
 async def test_workers_go_on_by_themselves(played: Played) -> None:

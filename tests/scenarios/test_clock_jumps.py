@@ -5,7 +5,7 @@ from tests.scenarios.conftest import Played
 
 
 async def test_workers_go_on_as_if_nothing_had_happened(played: Played) -> None:
-    outcome = await played(Scenario("clock", clock_jumps, 3, JUMPING))
+    outcome = await played(Scenario("clock", clock_jumps, 2, JUMPING))
 
     assert outcome.faultless, outcome
     assert max(outcome.recovery_seconds) < 10

@@ -9,13 +9,13 @@ async def test_workers_stay_members_and_their_memory_flat(played: Played) -> Non
     # Shortened alike: in production 300 s without a poll, and an outage of 15 minutes.
     options = ArenaOptions(
         settings={
-            "kafka_poll_interval_seconds_max": "4",
+            "kafka_poll_interval_seconds_max": "3",
             "pause_after_seconds": "1",
             "lane_calls_max": "500",
             "batch_calls_max": "200",
         }
     )
-    outcome = await played(Scenario("away", postgres_away(12), 1, options))
+    outcome = await played(Scenario("away", postgres_away(9), 1, options))
 
     assert outcome.faultless, outcome
     assert outcome.facts["memory grown MB"] < 8

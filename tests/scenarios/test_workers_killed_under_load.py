@@ -7,7 +7,9 @@ from tests.scenarios.conftest import Played
 
 
 async def test_views_equal_the_model_and_each_poison_is_one_dead_letter(played: Played) -> None:
-    options = ArenaOptions(workers=3, load=LoadOptions(poison=0.01))
+    options = ArenaOptions(
+        load=LoadOptions(poison=0.01), settings={"kafka_session_timeout_seconds": "3"}
+    )
     outcome = await played(Scenario("kill -9", killed, 2, options))
 
     assert outcome.faultless, outcome
