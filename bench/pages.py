@@ -50,35 +50,35 @@ _FILL: Final = (
     SELECT
         3 * n + k,
         (ARRAY['user', 'anonymous', 'email'])[k + 1]::windsor_private.identity_kind,
-        (ARRAY['usr_' || n, md5(n::text), lower($3[1 + n % cardinality($3)]) || n || '@example.com'])[k + 1],
+        CASE k
+            WHEN 0 THEN 'usr_' || n
+            WHEN 1 THEN md5(n::text)
+            ELSE lower((:first)[1 + n % :firsts]) || n || '@example.com'
+        END,
         3 * n, now() - interval '91 days', 'claim-' || n, true, k = 0
-    FROM generate_series(0, $1::bigint - 1) AS n
+    FROM generate_series(0, :users - 1) AS n
     CROSS JOIN generate_series(0, 2) AS k
-    WHERE cardinality($4::text[]) > 0 AND $2::bigint > 0
     """,
     """
     INSERT INTO windsor_private.members (identity_id, user_id)
-    SELECT i, i - i % 3 FROM generate_series(0, 3 * $1::bigint - 1) AS i
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $2::bigint > 0
+    SELECT i, i - i % 3 FROM generate_series(0, 3 * :users - 1) AS i
     """,
     """
     INSERT INTO windsor_private.users (id, identities_count, identified, user_id, group_id, traits)
     SELECT
-        3 * n, 3, true, 'usr_' || n, 'co_' || n % ($1::bigint / 20),
+        3 * n, 3, true, 'usr_' || n, 'co_' || n % (:users / 20),
         jsonb_build_object(
-            'name', $3[1 + n % cardinality($3)] || ' ' || $4[1 + n / 7 % cardinality($4)] || n % 1000,
-            'email', lower($3[1 + n % cardinality($3)]) || n || '@example.com',
+            'name', (:first)[1 + n % :firsts] || ' ' || (:last)[1 + n / 7 % :lasts] || n % 1000,
+            'email', lower((:first)[1 + n % :firsts]) || n || '@example.com',
             'plan', (ARRAY['trial', 'team', 'pro'])[1 + n % 3],
             'power_users', n % 50 = 0
         )
-    FROM generate_series(0, $1::bigint - 1) AS n
-    WHERE $2::bigint > 0
+    FROM generate_series(0, :users - 1) AS n
     """,
     """
     INSERT INTO windsor_private.groups (group_id, traits)
     SELECT 'co_' || g, jsonb_build_object('name', 'Company ' || g)
-    FROM generate_series(0, $1::bigint / 20 - 1) AS g
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $2::bigint > 0
+    FROM generate_series(0, :users / 20 - 1) AS g
     """,
     # In the order of time, as events come; by whom is anybody's guess.
     """
@@ -86,28 +86,29 @@ _FILL: Final = (
     (occurred_at, received_at, message_key, identity_id, "offset", partition, type, topic,
      message_id, name, category, properties, context)
     SELECT
-        e.at, e.at, md5(e.n::text)::uuid, 3 * (hashint8(e.n)::bigint & 2147483647) % (3 * $1::bigint) / 3 * 3,
-        e.n, 0, CASE WHEN e.n % 5 = 0 THEN 'page' ELSE 'track' END::windsor_private.call_type,
-        'calls', 'm' || e.n, (ARRAY['Home', 'Report Exported', 'Order Completed', 'Card Moved', 'Email Opened'])[1 + e.n % 5],
+        e.at, e.at, md5(e.n::text)::uuid, 3 * ((hashint8(e.n)::bigint & 2147483647) % :users),
+        e.n, 0,
+        CASE WHEN e.n % 5 = 0 THEN 'page' ELSE 'track' END::windsor_private.call_type,
+        'calls', 'm' || e.n,
+        (ARRAY['Home', 'Report Exported', 'Order Completed', 'Card Moved', 'Email Opened'])
+            [1 + e.n % 5],
         CASE WHEN e.n % 1000 = 999 THEN 'sms' WHEN e.n % 5 = 4 THEN 'email' ELSE 'analytics' END,
-        '{"order_id": 1042, "total": 39.95, "email_subject": "Your trial ends soon"}', '{"library": {"name": "analytics.js"}}'
+        '{"order_id": 1042, "total": 39.95, "email_subject": "Your trial ends soon"}',
+        '{"library": {"name": "analytics.js"}}'
     FROM (
-        SELECT n, now() - interval '90 days' * (1 - n / $2::float8) AS at
-        FROM generate_series(0, $2::bigint - 1) AS n
+        SELECT n, now() - interval '90 days' * (1 - n / :events::float8) AS at
+        FROM generate_series(0, :events - 1) AS n
     ) AS e
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0
     """,
     """
     INSERT INTO windsor_private.seen (identity_id, first_at, last_at)
     SELECT c.identity_id, min(c.occurred_at), max(c.occurred_at)
     FROM windsor_private.calls AS c
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $1::bigint + $2::bigint > 0
     GROUP BY c.identity_id
     """,
     """
     INSERT INTO windsor_private.audiences (name, computation_class, synced_at, synced_message_id)
-    SELECT 'power_users', 'audience', now(), 'sync'
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $1::bigint + $2::bigint > 0
+    VALUES ('power_users', 'audience', now(), 'sync')
     """,
 )
 
@@ -120,13 +121,11 @@ async def fill(dsn: str, users: int, events: int) -> None:
         week = await connection.fetchval("SELECT windsor_private.week_of(now())")
         for back in range(_WEEKS + 1):
             await connection.execute(
-                "SELECT windsor_private.ensure_week($1::date - $2 * 7)", week, back
+                "SELECT windsor_private.ensure_week($1::date - $2::integer * 7)", week, back
             )
         for statement in _FILL:
             started = time.monotonic()
-            await connection.execute(
-                statement, users, events, _FIRST_NAMES.split(), _LAST_NAMES.split()
-            )
+            await connection.execute(_filled(statement, users, events))
             print(
                 f"  {' '.join(statement.split()[:3])}: {time.monotonic() - started:.0f} s",
                 flush=True,
@@ -136,15 +135,31 @@ async def fill(dsn: str, users: int, events: int) -> None:
         await connection.close()
 
 
+def _filled(statement: str, users: int, events: int) -> str:
+    """The statement with its numbers and names, which are our own."""
+    firsts, lasts = _FIRST_NAMES.split(), _LAST_NAMES.split()
+    for name, value in (
+        (":users", f"{users}::bigint"),
+        (":events", f"{events}::bigint"),
+        (":firsts", str(len(firsts))),
+        (":lasts", str(len(lasts))),
+        (":first", f"'{{{','.join(firsts)}}}'::text[]"),
+        (":last", f"'{{{','.join(lasts)}}}'::text[]"),
+    ):
+        statement = statement.replace(name, value)
+    return statement
+
+
 def paths(users: int, rng: random.Random) -> Mapping[str, str]:
     """One address of each page, of somebody else each time."""
     one = rng.randrange(users)
     first = rng.choice(_FIRST_NAMES.split())
     last = rng.choice(_LAST_NAMES.split())
+    at = int((time.time() - rng.random() * 86_400 * 80) * 1e6)
     return {
         "feed": "/",
         "feed, hidden too": "/api/feed?hidden=yes",
-        "feed, further down": f"/?place={int((time.time() - rng.random() * 86_400 * 80) * 1e6)}-{'0' * 32}",
+        "feed, further down": f"/?place={at}-{'0' * 32}",
         "feed, one of a thousand": "/?category=sms",
         "feed, one group": f"/?group=co_{one % (users // 20)}",
         "user": f"/user?id=usr_{one}",
@@ -184,14 +199,15 @@ async def first_bytes_ms(
 async def plans(dsn: str) -> str:
     """The plan of each query that was asked, as the dashboard's own sessions have it."""
     connection = await asyncpg.connect(dsn, server_settings=SESSION)
-    now, far = "now()", "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid"
+    newest = "now(), 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid"
+    ever, nothing = "'0001-01-02'", "NULL, NULL, '{}'"
     arguments = {
-        ("events.sql", "feed"): f"{now}, {far}, '0001-01-02', false, 200, NULL, NULL, '{{}}', NULL, 50",
-        ("events.sql", "timeline"): f"'{{3,4,5}}', {now}, {far}, '0001-01-02', '{{track,screen}}', NULL, NULL, '{{}}', 50",
+        ("events.sql", "feed"): f"{newest}, {ever}, false, 200, {nothing}, NULL, 50",
+        ("events.sql", "timeline"): f"'{{3,4}}', {newest}, {ever}, '{{track}}', {nothing}, 50",
         ("people.sql", "identity"): "'user', 'usr_7'",
         ("people.sql", "user"): "21",
         ("people.sql", "identities_of_user"): "21, 500",
-        ("people.sql", "users_by_last_seen"): f"{now}, {far}, 1500, NULL, NULL, NULL, NULL, false, 50",
+        ("people.sql", "users_by_last_seen"): f"{newest}, 1500, NULL, NULL, NULL, NULL, false, 50",
         ("people.sql", "users_by_identity"): "'{hiro}', '{hirp}', 100",
         ("people.sql", "users_by_name"): "$$'hiro':* & 'kov':*$$, 500",
         ("people.sql", "users_of_group"): "'co_7', 501",
