@@ -200,10 +200,11 @@ async def plans(dsn: str) -> str:
     """The plan of each query that was asked, as the dashboard's own sessions have it."""
     connection = await asyncpg.connect(dsn, server_settings=SESSION)
     newest = "now(), 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid"
-    ever, nothing = "'0001-01-02'", "NULL, NULL, '{}'"
+    ever, nothing, unmoved = "'0001-01-02'", "NULL, NULL, '{}'", "'{}', '{}'"
     arguments = {
-        ("events.sql", "feed"): f"{newest}, {ever}, false, 200, {nothing}, NULL, 50",
-        ("events.sql", "timeline"): f"'{{3,4}}', {newest}, {ever}, '{{track}}', {nothing}, 50",
+        ("events.sql", "feed"): f"{newest}, {ever}, false, 200, {nothing}, NULL, 50, {unmoved}",
+        ("events.sql", "timeline"):
+            f"'{{3,4}}', {newest}, {ever}, '{{track}}', {nothing}, 50, {unmoved}",
         ("people.sql", "identity"): "'user', 'usr_7'",
         ("people.sql", "user"): "21",
         ("people.sql", "identities_of_user"): "21, 500",
@@ -276,7 +277,9 @@ def summary(found: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]
 
 async def run(folder: Path, users: int, events: int, turns: int) -> dict[str, Any]:
     """Fill a database, if that is to be done, and measure."""
-    with embedded_postgres(folder, {"shared_buffers": "512MB", "max_wal_size": "4GB"}) as server:
+    with embedded_postgres(
+        folder, {"shared_buffers": "1GB", "max_wal_size": "8GB", "fsync": "off"}
+    ) as server:
         filled = folder / f"filled-{users}-{events}"
         if not filled.exists():
             await migrate(server.dsn)

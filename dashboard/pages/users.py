@@ -117,16 +117,15 @@ class UserPages:
         return HTMLResponse(f"{number(users)} in all, {number(identified)} identified")
 
     async def export(self, request: Request) -> Response:
-        """All that fit as a file, streamed; a search is no part of it."""
+        """All that fit as a file, streamed."""
         filters = user_filters_of(request.query_params)
         return StreamingResponse(
-            self._rows(filters.search, self._people.export(filters)),
+            self._rows(self._people.export(filters)),
             media_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="users.csv"'},
         )
 
-    async def _rows(self, search: str, users: AsyncIterator[Row]) -> AsyncIterator[str]:
-        del search
+    async def _rows(self, users: AsyncIterator[Row]) -> AsyncIterator[str]:
         buffer = io.StringIO()
         writer = csv.writer(buffer)
         writer.writerow(_CSV_COLUMNS)
