@@ -138,15 +138,14 @@ def _endpoint_and_pages(
     metrics: EndpointMetrics,
 ) -> "ASGIApp":
     """One app of both: the endpoint's paths first."""
-    ingest = Ingest(
-        Starlette(routes=pages.routes(parts)),
+    app: ASGIApp = Ingest(
+        SecurityHeaders(Starlette(routes=pages.routes(parts))),
         sources,
         publisher,
         Stamper(decode_rules(settings)),
         metrics,
         EndpointOptions(settings.endpoint_bytes_max, settings.dashboard_url),
     )
-    app: ASGIApp = SecurityHeaders(ingest)
     if settings.dashboard_proxies is not None:
         # What others say of whom they speak for is not believed.
         believed = [name.strip() for name in settings.dashboard_proxies.split(",")]

@@ -16,6 +16,7 @@ import binascii
 import os
 import time
 import zlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import msgspec
@@ -24,6 +25,7 @@ import structlog
 from consumer.errors import RecordRefusedError, SourceError
 from consumer.kafka.publisher import Outgoing, Publisher
 from dashboard.answers import ACCEPTED, CORS_HEADERS, Answer, refused
+from dashboard.headers import SECURITY_HEADERS
 from dashboard.sources import KnownSource, Sources
 from dashboard.stamp import BODY_BYTES_MAX, Arrival, BadCallError, Sent, Stamped, Stamper, read_body
 
@@ -124,6 +126,7 @@ class Ingest:
         self._metrics = metrics
         self._options = options
         self._bytes = 0
+        metrics.show_bytes(lambda: self._bytes)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """See ASGI."""
@@ -261,12 +264,10 @@ class Ingest:
         if self._bytes + count > self._options.bytes_max:
             raise _RefusedError(BUSY)
         self._bytes += count
-        self._metrics.set_bytes(self._bytes)
 
     def release(self, count: int) -> None:
         """Count them no more."""
         self._bytes -= count
-        self._metrics.set_bytes(self._bytes)
 
 
 class _Reserved:
@@ -342,6 +343,8 @@ def _request_of(takes: str, scope: "Scope") -> _Request:
     )
 
 
+# Senders come again and again.
+@lru_cache(maxsize=1024)
 def _token_of(authorization: bytes | None) -> str | None:
     """The token of a header: Basic's user name, or Bearer's; None where it has none."""
     if authorization is None:
@@ -426,10 +429,17 @@ def _read(body: bytes, *, is_batch: bool) -> Sent:
         raise _RefusedError(refused(status, bad.code, bad.message)) from bad
 
 
-async def _send(send: "Send", answer: Answer) -> None:
-    headers = [*CORS_HEADERS, *answer.headers]
+def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
+    headers = [*CORS_HEADERS, *SECURITY_HEADERS, *answer.headers]
     if answer.body:
         headers.append((b"content-type", b"application/json"))
-    headers.append((b"content-length", b"%d" % len(answer.body)))
+    return [*headers, (b"content-length", b"%d" % len(answer.body))]
+
+
+_SUCCESS_HEADERS: Final = _headers_of(ACCEPTED)
+
+
+async def _send(send: "Send", answer: Answer) -> None:
+    headers = _SUCCESS_HEADERS if answer is ACCEPTED else _headers_of(answer)
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -1,7 +1,7 @@
 """All metrics of the dashboard; `docs/metrics.md` explains each, and a test holds it."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -75,9 +75,9 @@ class EndpointMetrics:
         for type_, count in Tally(types).items():
             self._calls.labels(type_).inc(count)
 
-    def set_bytes(self, count: int) -> None:
-        """Set what is in flight."""
-        self._bytes.set(count)
+    def show_bytes(self, in_flight: Callable[[], int]) -> None:
+        """Ask for what is in flight when somebody looks: it changes too often to be told."""
+        self._bytes.set_function(in_flight)
 
     def cut_off(self, reason: str) -> None:
         """See `dashboard.protocol`."""

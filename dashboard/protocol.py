@@ -6,7 +6,7 @@ there are so many connections and no more. Whoever is beyond is cut off.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -33,6 +33,32 @@ def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
     return type("BoundedProtocol", (_BoundedProtocol,), {"bounds": bounds})
 
 
+class _OneWrite:
+    """A transport that sends an answer's head along with the beginning of its body.
+
+    uvicorn writes them apart, and a write of the socket takes as long as reading ten calls.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 ") and not self._head:
+            self._head = data
+            return
+        data, self._head = self._head + data, b""
+        if data:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.write(b"")
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the transport's own
+        return getattr(self._transport, name)
+
+
 class _BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, bounded."""
 
@@ -43,7 +69,7 @@ class _BoundedProtocol(HttpToolsProtocol):
     _in_message = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _OneWrite(transport)))
         if len(self.connections) > self.bounds.connections_max:
             self._cut_off("connections")
             return
@@ -113,4 +139,5 @@ class _BoundedProtocol(HttpToolsProtocol):
             transport.abort()
         else:
             transport.write(answer)
+            # Closing sends what waits.
             transport.close()

@@ -37,6 +37,8 @@ _RECORD_OVERHEAD_BYTES: Final = 64
 _RETRY_SECONDS: Final = 0.5
 _WATCH_SECONDS: Final = 0.25
 _GOODBYE_SECONDS_MAX: Final = 5.0
+# How soon a partition that was added is used.
+_METADATA_SECONDS: Final = 60.0
 _KEYS_REMEMBERED_MAX: Final = 65_536
 
 Headers = Sequence[tuple[str, bytes]]
@@ -63,10 +65,11 @@ class PublisherObserver(Protocol):
 class _Request:
     """The records of one caller, until the last is acknowledged."""
 
-    __slots__ = ("acknowledged", "is_abandoned", "left")
+    __slots__ = ("acknowledged", "deadline", "is_abandoned", "left")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, deadline: float) -> None:
         self.left = left
+        self.deadline = deadline
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_abandoned = False
 
@@ -86,7 +89,7 @@ class _Entry(NamedTuple):
 
     record: Outgoing
     timestamp_ms: int
-    headers: Headers
+    headers: list[tuple[str, bytes]]
     request: _Request
 
 
@@ -138,6 +141,7 @@ class Publisher:
         self._observer = observer
         self._timeout_seconds = produce_timeout_seconds
         self._partitions: list[_Partition] = []
+        self._requests: deque[_Request] = deque()
         self._next = 0
         self._away: str | None = "waiting for Kafka"
 
@@ -165,14 +169,14 @@ class Publisher:
         ]
         if any(self._partitions[number].is_stuck for number in chosen):
             raise SourceError("Kafka does not answer")
-        request = _Request(len(records))
+        request = _Request(len(records), time.monotonic() + self._timeout_seconds)
+        self._requests.append(request)
+        # The client takes no other sequence.
+        listed = list(headers)
         for record, number in zip(records, chosen, strict=True):
-            self._partitions[number].put(_Entry(record, timestamp_ms, headers, request))
+            self._partitions[number].put(_Entry(record, timestamp_ms, listed, request))
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await request.acknowledged
-        except TimeoutError as error:
-            raise SourceError("Kafka did not answer in time") from error
+            await request.acknowledged
         finally:
             request.is_abandoned = True
 
@@ -216,15 +220,24 @@ class Publisher:
                     tasks.create_task(self._drain(producer, number))
                 started = max(started, there)
                 self._away = None
-                self._mark_stuck()
+                self._mark_late()
                 await asyncio.sleep(_WATCH_SECONDS)
 
-    def _mark_stuck(self) -> None:
-        """See which partitions have waited too long: their callers need not wait too."""
+    def _mark_late(self) -> None:
+        """Let those go who have waited too long, and see for which partitions nobody need wait.
+
+        A timer for each request would take as long as handing it over.
+        """
         now = time.monotonic()
         for partition in self._partitions:
             sent_at = partition.sent_at
             partition.is_stuck = sent_at is not None and now - sent_at > self._timeout_seconds
+        # All have the same time: the first is the first to be late.
+        requests = self._requests
+        while requests and (requests[0].acknowledged.done() or requests[0].deadline < now):
+            request = requests.popleft()
+            if not request.acknowledged.done():
+                request.fail(SourceError("Kafka did not answer in time"))
 
     async def _drain(self, producer: Any, number: int) -> None:  # noqa: ANN401 - likewise
         """Write a partition's queue, a batch at a time."""
@@ -292,6 +305,7 @@ class Publisher:
             client_id="windsor-endpoint",
             acks="all",
             enable_idempotence=True,
+            metadata_max_age_ms=int(_METADATA_SECONDS * 1000),
             max_batch_size=_REQUEST_BYTES_MAX,
             max_request_size=_REQUEST_BYTES_MAX,
             **security_of(self._options),

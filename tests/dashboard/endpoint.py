@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ async def until_ready(probes_url: str, wanted: int = 200) -> None:
             await asyncio.sleep(0.02)
 
 
-async def records_of(kafka: str, topic: str) -> Sequence[Any]:
+async def records_of(kafka: str, topic: str) -> list[Any]:
     """Read a topic to its end."""
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False)
     await consumer.start()

@@ -30,9 +30,11 @@ def stamp(
     return list(Stamper(DecodeRules()).stamp(sent, type_, Arrival(AT, ip), RANDOM))
 
 
-def stamped(body: dict[str, Any] | bytes, type_: str = "track", **more: Any) -> dict[str, Any]:
+def stamped(
+    body: dict[str, Any] | bytes, type_: str = "track", ip: str | None = None
+) -> dict[str, Any]:
     """The one call of a request, as it goes to the topic."""
-    (call,) = stamp(body, type_, **more)
+    (call,) = stamp(body, type_, ip)
     found: dict[str, Any] = json.loads(call.value)
     return found
 
