@@ -18,7 +18,13 @@ from prometheus_client.process_collector import ProcessCollector
 from consumer.core.decode import Decoder, DecodeRules
 from consumer.core.policy import BatchLimits, RetryPolicy
 from consumer.core.valve import ValvePolicy
-from consumer.errors import DeadTopicError, SourceError, TransientSinkError
+from consumer.errors import (
+    DeadTopicError,
+    RetentionError,
+    SourceError,
+    TransientSinkError,
+    WindsorError,
+)
 from consumer.health import health_app, serving
 from consumer.kafka import KafkaOptions, KafkaSource, check_connection, security_of
 from consumer.metrics import Metrics
@@ -35,8 +41,6 @@ _LAG_INTERVAL_SECONDS = 5.0
 _UPKEEP_FIRST_SECONDS = 5.0
 _UPKEEP_INTERVAL_SECONDS = 3600.0
 _UPKEEP_RETRY_SECONDS = 300.0
-# Three turns of the lag loop: a loop that stands still for longer is stuck.
-_PROGRESS_SECONDS_MAX = 60.0
 
 
 def kafka_options(settings: Settings) -> KafkaOptions:
@@ -54,6 +58,15 @@ def kafka_options(settings: Settings) -> KafkaOptions:
         ssl_keyfile=settings.kafka_ssl_keyfile,
         ssl_key_password=settings.kafka_ssl_key_password,
         earliest_when_out_of_range=settings.kafka_offset_out_of_range == "earliest",
+        session_timeout_ms=round(settings.kafka_session_timeout_seconds * 1000),
+        rebalance_timeout_ms=round(settings.kafka_rebalance_timeout_seconds * 1000),
+        max_poll_interval_ms=round(settings.kafka_poll_interval_seconds_max * 1000),
+        answer_timeout_ms=round(settings.kafka_answer_timeout_seconds * 1000),
+        metadata_age_ms_max=round(settings.kafka_metadata_age_seconds_max * 1000),
+        retry=retry_policy(settings),
+        request_timeout_seconds=settings.kafka_request_timeout_seconds,
+        leave_timeout_seconds=settings.kafka_leave_timeout_seconds,
+        goodbye_timeout_seconds=settings.kafka_leave_timeout_seconds / 2,
     )
 
 
@@ -68,6 +81,11 @@ def postgres_options(settings: Settings) -> PostgresOptions:
     )
 
 
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """How whoever is away is tried again: Kafka and Postgres alike."""
+    return RetryPolicy(settings.retry_initial_seconds, 2.0, settings.retry_seconds_max)
+
+
 def pipeline_options(settings: Settings) -> PipelineOptions:
     """The part of the settings that the pipeline needs."""
     return PipelineOptions(
@@ -75,8 +93,11 @@ def pipeline_options(settings: Settings) -> PipelineOptions:
         limits=BatchLimits(settings.batch_calls_max, settings.batch_bytes_max),
         lane_calls_max=settings.lane_calls_max,
         poll_records_max=settings.poll_records_max,
-        retry=RetryPolicy(settings.retry_initial_seconds, 2.0, settings.retry_seconds_max),
+        retry=retry_policy(settings),
         drain_timeout_seconds=settings.drain_timeout_seconds,
+        last_commit_timeout_seconds=settings.last_commit_timeout_seconds,
+        commit_interval_seconds=settings.commit_interval_seconds,
+        pause_after_seconds=settings.pause_after_seconds,
         retention_days=settings.retention_days,
         valve=ValvePolicy(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )
@@ -130,7 +151,7 @@ async def consume(
     Raises:
         ConfigError: See `check_settings`.
         SchemaError: The database has another version's schema.
-        SourceError: Kafka cannot be consumed any more.
+        SourceError: Kafka cannot be consumed any more; a RetentionError among them.
         DeadTopicError: Most of a topic is dead letters.
     """
     check_settings(settings)
@@ -151,10 +172,13 @@ async def consume(
             started(port)
         try:
             await worker.run(stop)
-        except DeadTopicError:
+        except (DeadTopicError, RetentionError) as error:
+            worker.stopped_by = error
+            if isinstance(error, RetentionError):
+                log.error("worker.overtaken", error=str(error))  # noqa: TRY400 - no mistake of ours
             # Not at once: an alert needs a scrape that sees why.
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), settings.dead_letters_linger_seconds)
+                await asyncio.wait_for(stop.wait(), settings.linger_seconds)
             raise
     log.info("worker.stopped")
 
@@ -171,6 +195,8 @@ class _Worker:
         self._source: KafkaSource | None = None
         self._database_refusal: str | None = None
         self._kafka_refusal: str | None = None
+        self.stopped_by: WindsorError | None = None
+        """Why it has stopped by itself, for those who look."""
 
     async def run(self, stop: asyncio.Event) -> None:
         options = postgres_options(self._settings)
@@ -205,19 +231,26 @@ class _Worker:
     async def healthy(self) -> str | None:
         """Why the loop makes no progress, None while it does."""
         pipeline = self._pipeline
-        if pipeline is None or not pipeline.started:
+        if pipeline is None or not pipeline.started or self.stopped_by is not None:
             return None
         stuck = time.monotonic() - pipeline.progressed_at
-        return f"no progress for {stuck:.0f} s" if stuck > _PROGRESS_SECONDS_MAX else None
+        return (
+            f"no progress for {stuck:.0f} s"
+            if stuck > self._settings.unhealthy_after_seconds
+            else None
+        )
 
     async def ready(self) -> str | None:
         """Why the worker is not ready: no group yet, or no database."""
+        if self.stopped_by is not None:
+            return str(self.stopped_by)
         pipeline, sink, source = self._pipeline, self._sink, self._source
         if pipeline is None or sink is None or source is None:
             return _waiting_for("the database", self._database_refusal)
         if not pipeline.started:
             return _waiting_for("Kafka", source.waiting_for)
-        if (reason := ready_reason(pipeline) or self._kafka_refusal) is not None:
+        unready_after = self._settings.unready_after_seconds
+        if (reason := ready_reason(pipeline, unready_after) or self._kafka_refusal) is not None:
             return reason
         try:
             await sink.ping()
@@ -227,7 +260,7 @@ class _Worker:
 
     async def _wait_for_database(self, options: PostgresOptions, stop: asyncio.Event) -> bool:
         """Wait, with backoff, until the database answers; False if told to stop before."""
-        retry = pipeline_options(self._settings).retry
+        retry = retry_policy(self._settings)
         attempt = 0
         while not stop.is_set():
             try:

@@ -28,6 +28,10 @@ class SourceError(WindsorError):
     """Kafka answers in a way that the worker cannot go on from by itself."""
 
 
+class RetentionError(SourceError):
+    """The topic's retention has dropped records that the worker had not read."""
+
+
 class DeadTopicError(WindsorError):
     """Most of a topic's last records are dead letters: a person has to look."""
 

@@ -159,7 +159,16 @@ class Metrics:
         )
         self._offset_resets = Counter(
             "windsor_offset_resets_total",
-            "Partitions set to their earliest offset since retention had overtaken them.",
+            "Partitions set to their earliest offset: by retention, or their topic made again.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("retention", "made_again"):
+            self._offset_resets.labels(reason)
+        self._overtaken_topic = Gauge(
+            "windsor_topic_overtaken",
+            "1 once retention has dropped records of a topic that were not read: the worker stops.",
+            ["topic"],
             registry=registry,
         )
         self._assigned = Gauge(
@@ -279,9 +288,13 @@ class Metrics:
         """See `consumer.kafka.SourceObserver`."""
         self._commit_failures.inc()
 
-    def offset_reset(self) -> None:
+    def offset_reset(self, reason: str) -> None:
         """See `consumer.kafka.SourceObserver`."""
-        self._offset_resets.inc()
+        self._offset_resets.labels(reason).inc()
+
+    def topic_overtaken(self, topic: str) -> None:
+        """See `consumer.kafka.SourceObserver`."""
+        self._overtaken_topic.labels(topic).set(1)
 
     # The upkeep's -------------------------------------------------------------------------
 

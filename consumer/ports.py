@@ -63,7 +63,7 @@ class Source(Protocol):
         """Commit the next offsets to read, within a deadline; failures are logged.
 
         A commit that fails is harmless: a later one covers it, and redelivered calls
-        change nothing.
+        change nothing. Commits take effect in the order in which they were asked for.
 
         Returns:
             Whether the broker has them now.

@@ -1,14 +1,23 @@
 """The database's schema: migrations, forward only, and the check that it is this version's."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import asyncpg
 
 from consumer.errors import SchemaError
 from consumer.postgres import FAILURES, Connection, translated
+
+# Workers that meet the lock wait as long, and notice nothing.
+_LOCK_WAIT_SECONDS: Final = 2.0
+_ATTEMPTS_MAX: Final = 10
+# A migration that holds a table for longer than this has to be written otherwise.
+_STATEMENT_SECONDS_MAX: Final = 600.0
+# For the questions of `check_schema`.
+_ANSWER_SECONDS_MAX: Final = 10.0
 
 
 class Migration(NamedTuple):
@@ -56,13 +65,7 @@ async def migrate(dsn: str) -> list[str]:
         _refuse_newer(done)
         for migration in migrations():
             if migration.version > done:
-                async with connection.transaction():
-                    await connection.execute(migration.sql)
-                    await connection.execute(
-                        "INSERT INTO windsor_private.migrations (version, name) VALUES ($1, $2)",
-                        migration.version,
-                        migration.name,
-                    )
+                await _apply(connection, migration)
                 applied.append(migration.name)
         # Each time: roles may have come since, and this version may ask for other rights.
         await connection.execute(_grants())
@@ -73,6 +76,33 @@ def _grants() -> str:
     return (resources.files("schemas") / "grants.sql").read_text()
 
 
+async def _apply(connection: Connection, migration: Migration) -> None:
+    """Apply a migration in one transaction, in the midst of workers that write.
+
+    While it waits for a table all who come after it wait too: so it waits but briefly, lets
+    them pass, and tries again.
+    """
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    f"SET LOCAL lock_timeout = '{_LOCK_WAIT_SECONDS:g}s';"
+                    f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS_MAX:g}s'"
+                )
+                await connection.execute(migration.sql)
+                await connection.execute(
+                    "INSERT INTO windsor_private.migrations (version, name) VALUES ($1, $2)",
+                    migration.version,
+                    migration.name,
+                )
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if attempt == _ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(_LOCK_WAIT_SECONDS * attempt)
+        else:
+            return
+
+
 async def check_schema(dsn: str) -> None:
     """Make sure that the database's schema is this version's.
 
@@ -80,7 +110,7 @@ async def check_schema(dsn: str) -> None:
         SchemaError: It is older or newer.
         TransientSinkError: Postgres cannot be reached.
     """
-    async with _plain_connection(dsn) as connection:
+    async with _plain_connection(dsn) as connection, asyncio.timeout(_ANSWER_SECONDS_MAX):
         done = await _applied_version(connection)
     _refuse_newer(done)
     newest = migrations()[-1].version
@@ -113,7 +143,9 @@ def _refuse_newer(done: int) -> None:
 async def _plain_connection(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     try:
         connection = await asyncpg.connect(
-            dsn, timeout=10, server_settings={"timezone": "UTC", "application_name": "windsor"}
+            dsn,
+            timeout=_ANSWER_SECONDS_MAX,
+            server_settings={"timezone": "UTC", "application_name": "windsor"},
         )
         try:
             yield connection

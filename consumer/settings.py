@@ -48,15 +48,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     kafka_ssl_keyfile: str | None = None
     kafka_ssl_key_password: str | None = None
     kafka_offset_out_of_range: Literal["stop", "earliest"] = "stop"
+    kafka_request_timeout_seconds: Seconds = 10.0
+    kafka_answer_timeout_seconds: Seconds = 30.0
+    kafka_session_timeout_seconds: Seconds = 45.0
+    kafka_rebalance_timeout_seconds: Seconds = 60.0
+    kafka_poll_interval_seconds_max: Seconds = 300.0
+    kafka_metadata_age_seconds_max: Seconds = 30.0
+    kafka_leave_timeout_seconds: Seconds = 2.0
     database_url: str | None = None
     database_connect_timeout_seconds: Seconds = 10.0
-    database_statement_timeout_seconds: Seconds = 60.0
+    database_statement_timeout_seconds: Seconds = 20.0
     lanes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     batch_calls_max: Count = 5_000
     batch_bytes_max: Count = 8 * 1024 * 1024
     lane_calls_max: Count = 10_000
     poll_records_max: Count = 2_000
     drain_timeout_seconds: Seconds = 20.0
+    last_commit_timeout_seconds: Seconds = 2.0
+    commit_interval_seconds: Seconds = 0.1
+    pause_after_seconds: Seconds = 10.0
+    unready_after_seconds: Seconds = 5.0
+    unhealthy_after_seconds: Seconds = 60.0
     retry_initial_seconds: Seconds = 0.1
     retry_seconds_max: Seconds = 5.0
     retention_days: Count | None = None
@@ -68,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda f: _PREF
     id_chars_max: Annotated[int, msgspec.Meta(ge=16, le=512)] = 512
     dead_letters_share_max: Share = 0.5
     dead_letters_window_records: Count = 1_000
-    dead_letters_linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
     http_port: Port = 9464
     # The dashboard's. Off this machine only when told so.
@@ -125,7 +137,30 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
                 converted[name] = Secret(converted[name])
     if errors:
         raise ConfigError("\n".join(errors))
-    return msgspec.convert(converted, Settings)
+    settings = msgspec.convert(converted, Settings)
+    if contradictions := _contradictions(settings):
+        raise ConfigError("\n".join(contradictions))
+    return settings
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Name the waits that must be shorter than others and are not."""
+    # A handover is a drain and a commit; the group waits that long for it, and whoever joins
+    # meanwhile waits as long for an answer.
+    handover = settings.drain_timeout_seconds + settings.kafka_request_timeout_seconds
+    shorter: list[tuple[str, float, str]] = [
+        ("kafka_request_timeout_seconds", handover, "kafka_answer_timeout_seconds"),
+        ("drain_timeout_seconds", handover, "kafka_rebalance_timeout_seconds"),
+        ("pause_after_seconds", settings.pause_after_seconds, "kafka_poll_interval_seconds_max"),
+        ("retry_initial_seconds", settings.retry_initial_seconds, "retry_seconds_max"),
+    ]
+    return [
+        f"{_PREFIX}{name.upper()}: {seconds:g} s"
+        f"{' with the rest of a handover' if seconds == handover else ''}"
+        f" must not be longer than {_PREFIX}{longer.upper()} ({getattr(settings, longer):g} s)"
+        for name, seconds, longer in shorter
+        if seconds > getattr(settings, longer)
+    ]
 
 
 def _given(environ: Mapping[str, str], errors: list[str]) -> dict[str, str]:

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from consumer import app
 from consumer.errors import ConfigError
 from consumer.health import Probe, health_app, serving
 from consumer.kafka import KafkaSource
@@ -157,8 +157,10 @@ async def test_worker_whose_loop_stands_still_is_not_alive(
         return await poll(source, records_max)
 
     monkeypatch.setattr(KafkaSource, "poll", gated)
-    monkeypatch.setattr(app, "_PROGRESS_SECONDS_MAX", 2.0)
-    async with consuming(settings_for(kafka_server, await topic(1), database)) as client:
+    settings = msgspec.structs.replace(
+        settings_for(kafka_server, await topic(1), database), unhealthy_after_seconds=2.0
+    )
+    async with consuming(settings) as client:
         try:
             await until_answered(client, "/readyz", (200, "ok"))
             await until_answered(client, "/healthz", (200, "ok"))

@@ -14,10 +14,11 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import (
     CommitFailedError,
     CorruptRecordException,
+    NodeNotReadyError,
     TopicAuthorizationFailedError,
 )
 
-from consumer.errors import SourceError
+from consumer.errors import RetentionError, SourceError
 from consumer.kafka import KafkaOptions, KafkaSource
 from consumer.kafka.options import security_of
 from consumer.ports import Chunk, TopicPartition
@@ -33,7 +34,8 @@ class Noted:
         self.retried: list[str] = []
         self.rebalances = 0
         self.commits_failed = 0
-        self.resets = 0
+        self.resets: list[str] = []
+        self.overtaken: list[str] = []
         self.ours: frozenset[TopicPartition] = frozenset()
 
     def fetch_retried(self, reason: str) -> None:
@@ -45,8 +47,11 @@ class Noted:
     def commit_failed(self) -> None:
         self.commits_failed += 1
 
-    def offset_reset(self) -> None:
-        self.resets += 1
+    def offset_reset(self, reason: str) -> None:
+        self.resets.append(reason)
+
+    def topic_overtaken(self, topic: str) -> None:
+        self.overtaken.append(topic)
 
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
         self.ours |= partitions
@@ -162,7 +167,7 @@ async def test_new_group_begins_at_the_earliest_record(kafka_server: str, topic:
     async with reading(kafka_server, name) as read:
         await read.until({0: upto(30), 1: upto(40)})
         assert read.noted.rebalances == 1
-        assert read.noted.resets == 0
+        assert read.noted.resets == []
 
 
 async def test_new_group_begins_where_retention_has_left_off(
@@ -174,7 +179,7 @@ async def test_new_group_begins_where_retention_has_left_off(
     async with reading(kafka_server, name) as read:
         await read.until({0: upto(30, 12)})
         # Nothing of ours was lost.
-        assert read.noted.resets == 0
+        assert read.noted.resets == []
 
 
 async def test_known_group_begins_at_its_committed_offsets(
@@ -282,6 +287,25 @@ async def test_failed_assignment_ends_the_worker(
             await read.until_assigned(1)
 
 
+async def test_assignment_waits_for_a_broker_that_is_away(
+    kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await topic(1)
+    await send(kafka_server, name, {0: 30})
+    async with reading(kafka_server, name) as read:
+        ask = read.source._consumer.committed  # noqa: SLF001 - a broker that restarts
+        errors = iter([TimeoutError(), NodeNotReadyError()])
+
+        async def away(tp: Any) -> Any:  # noqa: ANN401 - aiokafka's
+            for error in errors:
+                raise error
+            return await ask(tp)
+
+        monkeypatch.setattr(read.source._consumer, "committed", away)  # noqa: SLF001
+        await read.until({0: upto(30)})
+        assert read.noted.retried == ["TimeoutError", "NodeNotReadyError"]
+
+
 # When retention overtakes us --------------------------------------------------------------------
 
 
@@ -293,10 +317,14 @@ async def test_overtaken_worker_stops_unless_told_otherwise(
     await commit_as_group(kafka_server, name, {0: 5})
     await delete_before(kafka_server, name, 12)
     async with reading(kafka_server, name) as read:
-        with pytest.raises(SourceError, match="retention has overtaken the worker"):
+        with pytest.raises(RetentionError) as caught:
             await read.until({0: upto(30, 12)})
+        assert str(caught.value) == (
+            f"the topic's retention has overtaken the worker: records are lost, {name}/0 from 5"
+            " to 11: set WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest to go on with the rest"
+        )
         assert read.offsets == {}
-        assert read.noted.resets == 0
+        assert (read.noted.resets, read.noted.overtaken) == ([], [name])
     # Restarts do not change that: nothing was committed.
     assert await committed(kafka_server, name, 1) == {0: 5}
 
@@ -310,19 +338,19 @@ async def test_overtaken_worker_goes_on_from_the_earliest_where_allowed(
     await delete_before(kafka_server, name, 12)
     async with reading(kafka_server, name, earliest_when_out_of_range=True) as read:
         await read.until({0: upto(30, 12), 1: upto(40, 20)})
-        assert read.noted.resets == 1
+        assert (read.noted.resets, read.noted.overtaken) == (["retention"], [])
 
 
-async def test_offset_beyond_the_end_is_out_of_range_too(kafka_server: str, topic: Topics) -> None:
+async def test_offset_beyond_the_end_is_of_a_topic_that_was_made_again(
+    kafka_server: str, topic: Topics
+) -> None:
     name = await topic(1)
     await send(kafka_server, name, {0: 30})
     await commit_as_group(kafka_server, name, {0: 1_000})
+    # Also where retention must stop us: nothing is lost here, and nothing is skipped.
     async with reading(kafka_server, name) as read:
-        with pytest.raises(SourceError, match="WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest"):
-            await read.until({0: upto(30)})
-    async with reading(kafka_server, name, earliest_when_out_of_range=True) as read:
         await read.until({0: upto(30)})
-        assert read.noted.resets == 1
+        assert (read.noted.resets, read.noted.overtaken) == (["made_again"], [])
         # The lag is counted from what is committed, though that is less than before.
         await read.source.commit({TopicPartition(name, 0): 30})
         assert read.source.committed_offsets == {TopicPartition(name, 0): 30}
@@ -348,7 +376,7 @@ async def test_reset_that_the_broker_does_not_answer_is_tried_again(
         monkeypatch.setattr(read.source._consumer, "beginning_offsets", away_once)  # noqa: SLF001
         await read.until({0: upto(30)})
         assert read.noted.retried == ["TimeoutError"]
-        assert read.noted.resets == 1
+        assert read.noted.resets == ["made_again"]
 
 
 # Committing -----------------------------------------------------------------------------------
@@ -387,6 +415,32 @@ async def test_failed_commit_is_counted_and_a_later_one_covers_it(
         assert read.noted.commits_failed == 1
         assert await committed(kafka_server, name, 1) == {0: None}
         await read.source.commit({TopicPartition(name, 0): 9})
+        assert await committed(kafka_server, name, 1) == {0: 9}
+
+
+async def test_commit_that_is_tried_again_does_not_overtake_a_later_one(
+    kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await topic(1)
+    await send(kafka_server, name, {0: 30})
+    async with reading(kafka_server, name) as read:
+        await read.until({0: upto(30)})
+        commit = read.source._consumer.commit  # noqa: SLF001 - the client's own way of retrying
+        asked: list[int] = []
+
+        async def busy_once(offsets: Mapping[Any, int]) -> None:
+            asked.extend(offsets.values())
+            if len(asked) == 1:
+                await asyncio.sleep(0.3)
+            await commit(offsets)
+
+        monkeypatch.setattr(read.source._consumer, "commit", busy_once)  # noqa: SLF001
+        place = TopicPartition(name, 0)
+        first = asyncio.create_task(read.source.commit({place: 7}))
+        await asyncio.sleep(0.05)
+        assert await read.source.commit({place: 9})
+        assert await first
+        assert asked == [7, 9]
         assert await committed(kafka_server, name, 1) == {0: 9}
 
 

@@ -275,7 +275,8 @@ async def test_every_counter_after_a_known_stream(
         "windsor_merges_total": 1,
         "windsor_rebalances_total": 1,
         "windsor_commit_failures_total": 0,
-        "windsor_offset_resets_total": 0,
+        "windsor_offset_resets_total retention": 0,
+        "windsor_offset_resets_total made_again": 0,
         "windsor_weeks_pruned_total": 0,
         "windsor_calls_pruned_total": 0,
     }
@@ -335,10 +336,17 @@ def test_failed_commits_rebalances_and_resets_are_counted() -> None:
     metrics.commit_failed()
     metrics.rebalanced()
     metrics.rebalanced()
-    metrics.offset_reset()
+    metrics.offset_reset("retention")
+    metrics.topic_overtaken("calls")
     assert metrics.registry.get_sample_value("windsor_commit_failures_total") == 1
     assert metrics.registry.get_sample_value("windsor_rebalances_total") == 2
-    assert metrics.registry.get_sample_value("windsor_offset_resets_total") == 1
+    assert samples(metrics.registry, "windsor_offset_resets") == {
+        "windsor_offset_resets_total retention": 1,
+        "windsor_offset_resets_total made_again": 0,
+    }
+    assert samples(metrics.registry, "windsor_topic_overtaken") == {
+        "windsor_topic_overtaken calls": 1
+    }
 
 
 def test_paused_partitions_and_pool_are_shown_as_they_are() -> None:

@@ -42,6 +42,29 @@ def test_all_errors_are_told_at_once() -> None:
     ]
 
 
+def test_waits_that_contradict_each_other_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings({
+            "WINDSOR_DRAIN_TIMEOUT_SECONDS": "25", "WINDSOR_KAFKA_REBALANCE_TIMEOUT_SECONDS": "30",
+            "WINDSOR_PAUSE_AFTER_SECONDS": "400", "WINDSOR_RETRY_INITIAL_SECONDS": "9",
+        })  # fmt: skip
+
+    longer = "must not be longer than"
+    handover = "35 s with the rest of a handover must not be longer than"
+    assert str(caught.value).splitlines() == [
+        (
+            f"WINDSOR_KAFKA_REQUEST_TIMEOUT_SECONDS: {handover}"
+            " WINDSOR_KAFKA_ANSWER_TIMEOUT_SECONDS (30 s)"
+        ),
+        f"WINDSOR_DRAIN_TIMEOUT_SECONDS: {handover} WINDSOR_KAFKA_REBALANCE_TIMEOUT_SECONDS (30 s)",
+        (
+            f"WINDSOR_PAUSE_AFTER_SECONDS: 400 s {longer} WINDSOR_KAFKA_POLL_INTERVAL_SECONDS_MAX"
+            " (300 s)"
+        ),
+        f"WINDSOR_RETRY_INITIAL_SECONDS: 9 s {longer} WINDSOR_RETRY_SECONDS_MAX (5 s)",
+    ]
+
+
 def test_secret_comes_from_a_file_and_is_never_printed(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("postgresql://windsor:hunter2@db/windsor\n")

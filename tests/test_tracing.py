@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from opentelemetry.trace import SpanKind
 from consumer.app import _wants_spans
 from consumer.metrics import Metrics
 from consumer.tracing import Tracing
-from tests.scenarios.test_sigterm_drains_under_load import consume_process, exit_code_after_sigterm
+from tests.processes import consuming
 from tests.worker import until_consumed, working
 
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
@@ -216,19 +215,14 @@ async def test_worker_exports_where_the_environment_says(
     name = await topic(1)
     await send(kafka_server, name, [(track(0), [("traceparent", PARENT)])])
     async with collector() as (endpoint, received):
-        environment = {
-            **os.environ,
-            "WINDSOR_KAFKA_BOOTSTRAP_SERVERS": kafka_server,
-            "WINDSOR_KAFKA_TOPICS": name,
-            "WINDSOR_DATABASE_URL": database,
-            "WINDSOR_HTTP_PORT": "0",
+        exporting = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
         }
-        async with consume_process(environment) as worker:
+        async with consuming(kafka_server, name, database, **exporting) as worker:
             await until_consumed(kafka_server, name)
             # Sent at the latest on leaving.
-            assert await exit_code_after_sigterm(worker) == 0
+            assert await worker.stop() == 0
 
     assert received.startswith(b"POST /v1/traces ")
     assert f"process {name}".encode() in received

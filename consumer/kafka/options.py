@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from consumer.core.policy import RetryPolicy
 from consumer.errors import ConfigError
 
 
@@ -31,6 +32,11 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     session_timeout_ms: int = 45_000
     rebalance_timeout_ms: int = 60_000
     max_poll_interval_ms: int = 300_000
+    answer_timeout_ms: int = 30_000
+    """A connection that answers nothing for so long is made anew."""
+    metadata_age_ms_max: int = 30_000
+    """New partitions, and new topics of a pattern, are met this soon."""
+    retry: RetryPolicy = RetryPolicy()
     partition_fetch_bytes_max: int = 1024 * 1024
     fetch_bytes_max: int = 16 * 1024 * 1024
     request_timeout_seconds: float = 10.0

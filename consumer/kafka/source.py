@@ -14,6 +14,7 @@ Source: aiokafka 0.14; KafkaConsumer javadoc, "Offsets and Consumer Position".
 """
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -25,7 +26,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from consumer.errors import SourceError
+from consumer.errors import RetentionError, SourceError
 from consumer.kafka.access import check_access, explained
 from consumer.kafka.options import KafkaOptions, names_of, security_of
 from consumer.ports import AssignmentListener, Chunk, TopicPartition
@@ -51,8 +52,11 @@ class SourceObserver(Protocol):
     def commit_failed(self) -> None:
         """A commit failed; a later one covers it."""
 
-    def offset_reset(self) -> None:
-        """A partition went on from its earliest offset: records were lost to retention."""
+    def offset_reset(self, reason: str) -> None:
+        """A partition went on from its earliest offset: `retention`, or `made_again`."""
+
+    def topic_overtaken(self, topic: str) -> None:
+        """Retention has dropped records that were not read; the worker stops."""
 
 
 class KafkaSource:
@@ -68,6 +72,9 @@ class KafkaSource:
         self._failure: SourceError | None = None
         self.waiting_for: str | None = None
         """Why Kafka has not let us in yet, in one line; None once it has."""
+        self._listener: AssignmentListener | None = None
+        # The client tries again by itself, and would let a later commit pass meanwhile.
+        self._committing = asyncio.Lock()
         self._consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=options.bootstrap_servers,
             group_id=options.group_id,
@@ -85,17 +92,20 @@ class KafkaSource:
             max_partition_fetch_bytes=options.partition_fetch_bytes_max,
             fetch_max_bytes=options.fetch_bytes_max,
             fetch_max_wait_ms=100,
-            # New partitions, and new topics of a pattern, are met this soon.
-            metadata_max_age_ms=30_000,
+            request_timeout_ms=options.answer_timeout_ms,
+            # Three in a session, so that one may be late.
+            heartbeat_interval_ms=min(3_000, options.session_timeout_ms // 3),
+            metadata_max_age_ms=options.metadata_age_ms_max,
             **security_of(options),
         )
 
     async def start(self, listener: AssignmentListener) -> None:
         """See `consumer.ports.Source.start`; waits for as long as the broker is away."""
+        self._listener = listener
         attempt = 0
         while not await self._let_in():
             attempt += 1
-            wait = min(0.5 * 2 ** min(attempt, 5), 10.0)
+            wait = self._wait_seconds(attempt)
             log.warning("kafka.waited_for", error=self.waiting_for, wait_seconds=wait)
             self._observer.fetch_retried("bootstrap")
             await asyncio.sleep(wait)
@@ -149,16 +159,16 @@ class KafkaSource:
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """See `consumer.ports.Source.commit`."""
-        ours = {
-            aiokafka.TopicPartition(*partition): offset
-            for partition, offset in offsets.items()
-            if partition in self._positions
-        }
-        if not ours:
-            return True
+        ours: dict[Any, int] = {}
         try:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
-                await self._consumer.commit(ours)
+            async with asyncio.timeout(self._options.request_timeout_seconds), self._committing:
+                ours = {
+                    aiokafka.TopicPartition(*partition): offset
+                    for partition, offset in offsets.items()
+                    if partition in self._positions
+                }
+                if ours:
+                    await self._consumer.commit(ours)
         except (kafka_errors.KafkaError, TimeoutError) as error:
             self._observer.commit_failed()
             log.warning("offsets.commit_failed", error=type(error).__name__)
@@ -246,7 +256,7 @@ class KafkaSource:
                 f"Kafka's records cannot be read: {error}: look at the broker's log"
             ) from error
         self._seek_back()
-        await asyncio.sleep(min(0.1 * 2**self._failures, 5.0))
+        await asyncio.sleep(self._wait_seconds(self._failures))
 
     def _seek_back(self) -> None:
         assigned = self._consumer.assignment()
@@ -256,24 +266,52 @@ class KafkaSource:
                 self._consumer.seek(tp, offset)
 
     async def _offsets_out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> None:
-        """Retention has overtaken us: stop, or go on from the earliest, but say so."""
-        partitions = list(error.args[0]) if error.args else []
-        if not self._options.earliest_when_out_of_range:
-            raise SourceError(
-                f"the topic's retention has overtaken the worker in {sorted(partitions)}: records"
-                " are lost; set WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest to go on with the rest"
-            ) from error
+        """Retention has overtaken us, or a topic was made again: say so, and never skip a record.
+
+        Raises:
+            RetentionError: Records are lost, and nobody has said that we may go on.
+        """
+        positions: dict[Any, int] = dict(error.args[0]) if error.args else {}
         self._seek_back()
         try:
-            self._go_to(await self._beginnings(partitions))
+            beginnings = await self._beginnings(list(positions))
         except (kafka_errors.KafkaError, TimeoutError) as failed:
             # The partitions are out of range still: the next fetch brings us here again.
             log.warning("offset.reset_failed", error=str(failed) or type(failed).__name__)
             self._observer.fetch_retried(type(failed).__name__)
             return
-        for tp in partitions:
-            self._observer.offset_reset()
-            log.warning("offset.reset", topic=tp.topic, partition=tp.partition)
+        overtaken = sorted(tp for tp, first in beginnings.items() if positions[tp] < first)
+        if overtaken and not self._options.earliest_when_out_of_range:
+            for topic in sorted({tp.topic for tp in overtaken}):
+                self._observer.topic_overtaken(topic)
+            lost = ", ".join(
+                f"{tp.topic}/{tp.partition} from {positions[tp]} to {beginnings[tp] - 1}"
+                for tp in overtaken
+            )
+            raise RetentionError(
+                f"the topic's retention has overtaken the worker: records are lost, {lost}:"
+                " set WINDSOR_KAFKA_OFFSET_OUT_OF_RANGE=earliest to go on with the rest"
+            ) from error
+        # Beyond the end: the topic was deleted and made again. What it holds is new, or changes
+        # nothing. Its offsets begin anew, and with them what the pipeline keeps of them.
+        again = frozenset(TopicPartition(*tp) for tp in beginnings if tp not in overtaken)
+        if again and self._listener is not None:
+            await self._listener.assigned(again)
+        self._go_to(beginnings)
+        for tp, first in beginnings.items():
+            reason = "retention" if tp in overtaken else "made_again"
+            self._observer.offset_reset(reason)
+            log.warning(
+                "offset.reset",
+                topic=tp.topic,
+                partition=tp.partition,
+                reason=reason,
+                from_offset=positions[tp],
+                to_offset=first,
+            )
+
+    def _wait_seconds(self, attempt: int) -> float:
+        return self._options.retry.wait_seconds(attempt, random.random())  # noqa: S311 - jitter
 
     async def _beginnings(self, partitions: Sequence[Any]) -> dict[Any, int]:
         async with asyncio.timeout(self._options.request_timeout_seconds):
@@ -291,27 +329,52 @@ class KafkaSource:
         self._observer.rebalanced()
         if self._paused:
             self._consumer.pause(*assigned)
-        starts: dict[Any, int] = {}
-        for tp in assigned:
-            async with asyncio.timeout(self._options.request_timeout_seconds):
-                committed = await self._consumer.committed(tp)
-            if committed is not None:
-                starts[tp] = committed
-        if fresh := assigned - starts.keys():
-            starts |= await self._beginnings(list(fresh))
+        starts = await self._starts(assigned)
         await listener.assigned(frozenset(TopicPartition(*tp) for tp in assigned))
         # Last, and in one step: polls go on beside this callback, and what they deliver before
         # the listener knows the partition would count as read and be lost.
         self._go_to(starts)
         self._committed.update((TopicPartition(*tp), offset) for tp, offset in starts.items())
 
+    async def _starts(self, assigned: set[Any]) -> dict[Any, int]:
+        """Ask where to start, for as long as the broker is away: whoever leaves cancels this.
+
+        Each time for longer than the client waits for an answer: it is that wait alone which
+        makes a connection anew that is dead without a word, and no heartbeat goes by it now.
+        """
+        deadline = self._options.request_timeout_seconds + self._options.answer_timeout_ms / 1000
+        attempt = 0
+        while True:
+            starts: dict[Any, int] = {}
+            try:
+                async with asyncio.timeout(deadline):
+                    for tp in assigned:
+                        if (committed := await self._consumer.committed(tp)) is not None:
+                            starts[tp] = committed
+                    if fresh := assigned - starts.keys():
+                        starts |= await self._consumer.beginning_offsets(list(fresh))
+            except (kafka_errors.KafkaError, TimeoutError) as error:
+                if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
+                    raise
+                attempt += 1
+                wait = self._wait_seconds(attempt)
+                reason = type(error).__name__
+                self._observer.fetch_retried(reason)
+                log.warning("assignment.retried", error=reason, wait_seconds=wait)
+                await asyncio.sleep(wait)
+            else:
+                return starts
+
     async def give(self, revoked: set[Any], listener: AssignmentListener) -> None:
         """Let the pipeline drain and commit, then forget the partitions."""
         partitions = frozenset(TopicPartition(*tp) for tp in revoked)
         await listener.revoked(partitions)
-        for partition in partitions:
-            self._positions.pop(partition, None)
-            self._committed.pop(partition, None)
+        # A commit that is under way, or waits for one, ends before these can be ours again: in
+        # our next generation it would take them back to where they were.
+        async with self._committing:
+            for partition in partitions:
+                self._positions.pop(partition, None)
+                self._committed.pop(partition, None)
 
     def fail(self, error: Exception) -> None:
         """Make the next poll raise: aiokafka only logs what its callbacks raise."""

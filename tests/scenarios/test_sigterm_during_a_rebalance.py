@@ -1,7 +1,6 @@
 """A worker is told to stop while its group waits for a slow member: it does not wait for it."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,15 +11,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
-from tests.scenarios.test_sigterm_drains_under_load import (
-    CALLS,
-    PARTITIONS,
-    committed_offsets,
-    consume_process,
-    exit_code_after_sigterm,
-    stored_calls,
-    track,
-)
+from tests.processes import SMALL_BATCHES, committed_offsets, consuming, stored_calls
+from tests.scenarios.test_sigterm_drains_under_load import CALLS, PARTITIONS, track
 from tests.worker import produce, until_consumed
 
 # Longer than a worker may take to leave, shorter than the group waits for a member (60 s).
@@ -70,25 +62,14 @@ async def test_worker_leaves_in_time_and_the_others_do_the_rest(
     kafka_server: str, database: str, topic: Callable[[int], Awaitable[str]]
 ) -> None:
     name = await topic(PARTITIONS)
-    environment = {
-        **os.environ,
-        "WINDSOR_KAFKA_BOOTSTRAP_SERVERS": kafka_server,
-        "WINDSOR_KAFKA_TOPICS": name,
-        "WINDSOR_DATABASE_URL": database,
-        "WINDSOR_HTTP_PORT": "0",
-        # Small ones, so that there is work in flight all the time.
-        "WINDSOR_BATCH_CALLS_MAX": "100",
-        "WINDSOR_LANE_CALLS_MAX": "400",
-        "WINDSOR_POLL_RECORDS_MAX": "100",
-    }
     connection = await asyncpg.connect(database)
     try:
-        async with consume_process(environment) as first:
+        async with consuming(kafka_server, name, database, **SMALL_BATCHES) as first:
             await produce(kafka_server, name, map(track, range(CALLS // 2)), PARTITIONS)
             await until_consumed(kafka_server, name, PARTITIONS)
             async with (
                 slow_member(kafka_server, name) as slow,
-                consume_process(environment) as second,
+                consuming(kafka_server, name, database, **SMALL_BATCHES) as second,
             ):
                 async with asyncio.timeout(30):
                     await slow.asked.wait()
@@ -96,21 +77,23 @@ async def test_worker_leaves_in_time_and_the_others_do_the_rest(
                 # By its next heartbeat the first one knows, and joins anew.
                 await asyncio.sleep(4)
                 started = time.monotonic()
-                assert await exit_code_after_sigterm(first) == 0
+                assert await first.stop() == 0
                 seconds = time.monotonic() - started
                 assert not slow.released.is_set(), "the rebalance ended: nothing is proven"
-                stored = await stored_calls(connection)
-                committed = await committed_offsets(kafka_server, name)
+                stored = await stored_calls(connection, PARTITIONS)
+                committed = await committed_offsets(kafka_server, name, PARTITIONS)
                 assert CALLS // 2 <= sum(stored.values()) < CALLS
                 # What it took before the rebalance is stored and committed; the rest waits.
                 assert all(committed[n] <= stored[n] for n in range(PARTITIONS))
                 slow.released.set()
-                assert await exit_code_after_sigterm(second) == 0
+                assert await second.stop() == 0
         assert seconds < 10
 
-        async with consume_process(environment) as third:
+        async with consuming(kafka_server, name, database, **SMALL_BATCHES) as third:
             await until_consumed(kafka_server, name, PARTITIONS)
-            assert await exit_code_after_sigterm(third) == 0
-        assert await stored_calls(connection) == dict.fromkeys(range(PARTITIONS), CALLS // 3)
+            assert await third.stop() == 0
+        assert await stored_calls(connection, PARTITIONS) == dict.fromkeys(
+            range(PARTITIONS), CALLS // 3
+        )
     finally:
         await connection.close()

@@ -2,23 +2,14 @@
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from demo.servers import embedded_kafka
-from tests.scenarios.test_sigterm_drains_under_load import (
-    PARTITIONS,
-    committed_offsets,
-    consume_process,
-    exit_code_after_sigterm,
-    stored_calls,
-)
+from tests.processes import SMALL_BATCHES, committed_offsets, consuming, frozen, stored_calls
+from tests.scenarios.test_sigterm_drains_under_load import PARTITIONS
 from tests.worker import PRODUCED_MS, produce, until_consumed
 
 TOPIC = "calls"
@@ -38,16 +29,6 @@ def track(number: int) -> bytes:
     return json.dumps(call).encode()
 
 
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A process that stands still, its connections open; goes on afterwards."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 async def test_worker_leaves_in_time_and_the_next_one_does_the_rest(
     server_folder: Path, database: str
 ) -> None:
@@ -59,34 +40,26 @@ async def test_worker_leaves_in_time_and_the_next_one_does_the_rest(
         await admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])
         await admin.close()
         await produce(kafka, TOPIC, map(track, range(CALLS)), PARTITIONS)
-        environment = {
-            **os.environ,
-            "WINDSOR_KAFKA_BOOTSTRAP_SERVERS": kafka,
-            "WINDSOR_KAFKA_TOPICS": TOPIC,
-            "WINDSOR_DATABASE_URL": database,
-            "WINDSOR_HTTP_PORT": "0",
-            "WINDSOR_BATCH_CALLS_MAX": "100",
-            "WINDSOR_LANE_CALLS_MAX": "400",
-            "WINDSOR_POLL_RECORDS_MAX": "100",
-        }
         connection = await asyncpg.connect(database)
         try:
-            async with consume_process(environment) as first:
+            async with consuming(kafka, TOPIC, database, **SMALL_BATCHES) as first:
                 async with asyncio.timeout(60):
-                    while sum((await stored_calls(connection)).values()) < 500:  # noqa: ASYNC110 - the other process tells nobody
+                    while sum((await stored_calls(connection, PARTITIONS)).values()) < 500:  # noqa: ASYNC110 - the other process tells nobody
                         await asyncio.sleep(0.01)
                 with frozen(broker.pid):
                     # What was fetched is written; then it has nothing but a silent broker.
                     await asyncio.sleep(2)
-                    assert await exit_code_after_sigterm(first) == 0
-            stored = await stored_calls(connection)
-            committed = await committed_offsets(kafka, TOPIC)
+                    assert await first.stop() == 0
+            stored = await stored_calls(connection, PARTITIONS)
+            committed = await committed_offsets(kafka, TOPIC, PARTITIONS)
             assert sum(stored.values()) < CALLS, "the broker froze too late to prove anything"
             assert all(committed[number] <= stored[number] for number in range(PARTITIONS))
 
-            async with consume_process(environment) as second:
+            async with consuming(kafka, TOPIC, database, **SMALL_BATCHES) as second:
                 await until_consumed(kafka, TOPIC, PARTITIONS)
-                assert await exit_code_after_sigterm(second) == 0
-            assert await stored_calls(connection) == dict.fromkeys(range(PARTITIONS), CALLS // 3)
+                assert await second.stop() == 0
+            assert await stored_calls(connection, PARTITIONS) == dict.fromkeys(
+                range(PARTITIONS), CALLS // 3
+            )
         finally:
             await connection.close()

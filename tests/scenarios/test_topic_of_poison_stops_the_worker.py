@@ -88,7 +88,7 @@ async def test_poison_stops_it_with_one_line_and_what_is_committed_is_what_is_wr
     at = {
         "kafka_bootstrap_servers": kafka_server, "kafka_topics": f"{poisoned},{healthy}",
         "database_url": database, "http_port": "0", "poll_records_max": "100",
-        "dead_letters_linger_seconds": "0",
+        "linger_seconds": "0",
     }  # fmt: skip
 
     async with consuming(**at) as worker:
