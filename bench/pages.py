@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
@@ -38,6 +38,7 @@ FIRST_BYTE_MS_MAX: Final = 100.0
 _BIG: Final = ("calls", "identities", "members", "seen", "users")
 _SEQ_SCAN: Final = re.compile(r"Seq Scan on (?:windsor_private\.)?(\w+)")
 _WEEKS: Final = 13
+_SLICE_EVENTS: Final = 500_000
 _FIRST_NAMES: Final = "Amara Ben Chiara Dmitri Elif Femi Grace Hiro Ines Jonas Kavya Liam Mei Noor"
 _LAST_NAMES: Final = "Abara Bauer Conti Diaz Eriksen Fofanah Gupta Haas Ito Jansen Kovacs Moreau"
 
@@ -97,7 +98,7 @@ _FILL: Final = (
         '{"library": {"name": "analytics.js"}}'
     FROM (
         SELECT n, now() - interval '90 days' * (1 - n / :events::float8) AS at
-        FROM generate_series(0, :events - 1) AS n
+        FROM generate_series(:from, :to - 1) AS n
     ) AS e
     """,
     """
@@ -114,25 +115,42 @@ _FILL: Final = (
 
 
 async def fill(dsn: str, users: int, events: int) -> None:
-    """Make so many users and events."""
+    """Make so many users and events; goes on where it was interrupted."""
     connection = await asyncpg.connect(dsn, command_timeout=None)
     try:
         await connection.execute("SET synchronous_commit = off")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS bench_steps (step integer PRIMARY KEY)"
+        )
         week = await connection.fetchval("SELECT windsor_private.week_of(now())")
         for back in range(_WEEKS + 1):
             await connection.execute(
                 "SELECT windsor_private.ensure_week($1::date - $2::integer * 7)", week, back
             )
-        for statement in _FILL:
+        for step, statement in enumerate(_steps(users, events)):
+            if await connection.fetchval("SELECT true FROM bench_steps WHERE step = $1", step):
+                continue
             started = time.monotonic()
-            await connection.execute(_filled(statement, users, events))
-            print(
-                f"  {' '.join(statement.split()[:3])}: {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            async with connection.transaction():
+                await connection.execute(statement)
+                await connection.execute("INSERT INTO bench_steps VALUES ($1)", step)
+            words = " ".join(statement.split()[:3])
+            print(f"  {step} {words}: {time.monotonic() - started:.0f} s", flush=True)
         await connection.execute("VACUUM (ANALYZE)")
     finally:
         await connection.close()
+
+
+def _steps(users: int, events: int) -> Iterator[str]:
+    """The statements with their numbers and names, which are our own; many events in slices."""
+    for statement in _FILL:
+        if ":from" not in statement:
+            yield _filled(statement, users, events)
+            continue
+        for start in range(0, events, _SLICE_EVENTS):
+            end = min(start + _SLICE_EVENTS, events)
+            sliced = statement.replace(":from", f"{start}::bigint").replace(":to", f"{end}::bigint")
+            yield _filled(sliced, users, events)
 
 
 def _filled(statement: str, users: int, events: int) -> str:
