@@ -111,6 +111,11 @@ class People:
         """An identity and whose it is."""
         return await self._views.row(_SQL["identity"], kind, value)
 
+    async def traits_of_identity(self, id_: int) -> Row:
+        """What somebody who is no user yet has said of themselves."""
+        (row,) = await self._views.rows(_SQL["traits_of_identity"], id_)
+        return row
+
     async def user(self, id_: int) -> Row | None:
         """A user by key."""
         return await self._views.row(_SQL["user"], id_)

@@ -13,6 +13,14 @@ LEFT JOIN windsor_dashboard.members AS m ON m.identity_id = i.id
 LEFT JOIN windsor_dashboard.users AS u ON u.id = m.user_id
 WHERE i.kind = $1::text::windsor_private.identity_kind AND i.value = $2
 
+-- What a visitor has said of themselves. $1: the identity.
+-- name: traits_of_identity
+SELECT
+    CASE WHEN pg_column_size(i.traits) < 4194304 THEN i.traits ELSE '{}' END AS traits,
+    CASE WHEN pg_column_size(i.traits) < 4194304 THEN i.trait_clocks ELSE '{}' END AS trait_clocks
+FROM windsor_dashboard.identities AS i
+WHERE i.id = $1
+
 -- name: user
 SELECT
     u.id,
