@@ -6,6 +6,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export VIRTUAL_ENV :=
 
 .PHONY: help setup run test check format bench bench-long bench-docs fuzz schemas \
+	bench-pages screenshots \
 	rules test-deploy image sbom images test-containers chaos mutants
 
 help: ## Show the targets
@@ -106,6 +107,12 @@ test-containers: setup ## Test the image, and the tests' servers in containers; 
 tested-containers:
 	TESTCONTAINERS_RYUK_DISABLED=true WINDSOR_TEST_IMAGE=$(IMAGE) \
 		$(BIN)/pytest tests/containers tests/test_status.py -m "containers or not containers"
+
+bench-pages: setup ## Measure the dashboard's pages with 1,000,000 users and 10,000,000 events
+	$(BIN)/python -m bench.pages
+
+screenshots: setup ## Take the pictures of the dashboard that the docs show (needs Chromium and npm)
+	$(BIN)/python -m tests.browser.screenshots
 
 # ONLY=kill,broker plays some scenarios; ROUNDS=3 and SIMULATE=60 make it short.
 CHAOS_OPTIONS = $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) \

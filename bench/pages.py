@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
@@ -38,6 +38,7 @@ FIRST_BYTE_MS_MAX: Final = 100.0
 _BIG: Final = ("calls", "identities", "members", "seen", "users")
 _SEQ_SCAN: Final = re.compile(r"Seq Scan on (?:windsor_private\.)?(\w+)")
 _WEEKS: Final = 13
+_SLICE_EVENTS: Final = 500_000
 _FIRST_NAMES: Final = "Amara Ben Chiara Dmitri Elif Femi Grace Hiro Ines Jonas Kavya Liam Mei Noor"
 _LAST_NAMES: Final = "Abara Bauer Conti Diaz Eriksen Fofanah Gupta Haas Ito Jansen Kovacs Moreau"
 
@@ -50,35 +51,35 @@ _FILL: Final = (
     SELECT
         3 * n + k,
         (ARRAY['user', 'anonymous', 'email'])[k + 1]::windsor_private.identity_kind,
-        (ARRAY['usr_' || n, md5(n::text), lower($3[1 + n % cardinality($3)]) || n || '@example.com'])[k + 1],
+        CASE k
+            WHEN 0 THEN 'usr_' || n
+            WHEN 1 THEN md5(n::text)
+            ELSE lower((:first)[1 + n % :firsts]) || n || '@example.com'
+        END,
         3 * n, now() - interval '91 days', 'claim-' || n, true, k = 0
-    FROM generate_series(0, $1::bigint - 1) AS n
+    FROM generate_series(0, :users - 1) AS n
     CROSS JOIN generate_series(0, 2) AS k
-    WHERE cardinality($4::text[]) > 0 AND $2::bigint > 0
     """,
     """
     INSERT INTO windsor_private.members (identity_id, user_id)
-    SELECT i, i - i % 3 FROM generate_series(0, 3 * $1::bigint - 1) AS i
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $2::bigint > 0
+    SELECT i, i - i % 3 FROM generate_series(0, 3 * :users - 1) AS i
     """,
     """
     INSERT INTO windsor_private.users (id, identities_count, identified, user_id, group_id, traits)
     SELECT
-        3 * n, 3, true, 'usr_' || n, 'co_' || n % ($1::bigint / 20),
+        3 * n, 3, true, 'usr_' || n, 'co_' || n % (:users / 20),
         jsonb_build_object(
-            'name', $3[1 + n % cardinality($3)] || ' ' || $4[1 + n / 7 % cardinality($4)] || n % 1000,
-            'email', lower($3[1 + n % cardinality($3)]) || n || '@example.com',
+            'name', (:first)[1 + n % :firsts] || ' ' || (:last)[1 + n / 7 % :lasts] || n % 1000,
+            'email', lower((:first)[1 + n % :firsts]) || n || '@example.com',
             'plan', (ARRAY['trial', 'team', 'pro'])[1 + n % 3],
             'power_users', n % 50 = 0
         )
-    FROM generate_series(0, $1::bigint - 1) AS n
-    WHERE $2::bigint > 0
+    FROM generate_series(0, :users - 1) AS n
     """,
     """
     INSERT INTO windsor_private.groups (group_id, traits)
     SELECT 'co_' || g, jsonb_build_object('name', 'Company ' || g)
-    FROM generate_series(0, $1::bigint / 20 - 1) AS g
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $2::bigint > 0
+    FROM generate_series(0, :users / 20 - 1) AS g
     """,
     # In the order of time, as events come; by whom is anybody's guess.
     """
@@ -86,54 +87,85 @@ _FILL: Final = (
     (occurred_at, received_at, message_key, identity_id, "offset", partition, type, topic,
      message_id, name, category, properties, context)
     SELECT
-        e.at, e.at, md5(e.n::text)::uuid, 3 * (hashint8(e.n)::bigint & 2147483647) % (3 * $1::bigint) / 3 * 3,
-        e.n, 0, CASE WHEN e.n % 5 = 0 THEN 'page' ELSE 'track' END::windsor_private.call_type,
-        'calls', 'm' || e.n, (ARRAY['Home', 'Report Exported', 'Order Completed', 'Card Moved', 'Email Opened'])[1 + e.n % 5],
+        e.at, e.at, md5(e.n::text)::uuid, 3 * ((hashint8(e.n)::bigint & 2147483647) % :users),
+        e.n, 0,
+        CASE WHEN e.n % 5 = 0 THEN 'page' ELSE 'track' END::windsor_private.call_type,
+        'calls', 'm' || e.n,
+        (ARRAY['Home', 'Report Exported', 'Order Completed', 'Card Moved', 'Email Opened'])
+            [1 + e.n % 5],
         CASE WHEN e.n % 1000 = 999 THEN 'sms' WHEN e.n % 5 = 4 THEN 'email' ELSE 'analytics' END,
-        '{"order_id": 1042, "total": 39.95, "email_subject": "Your trial ends soon"}', '{"library": {"name": "analytics.js"}}'
+        '{"order_id": 1042, "total": 39.95, "email_subject": "Your trial ends soon"}',
+        '{"library": {"name": "analytics.js"}}'
     FROM (
-        SELECT n, now() - interval '90 days' * (1 - n / $2::float8) AS at
-        FROM generate_series(0, $2::bigint - 1) AS n
+        SELECT n, now() - interval '90 days' * (1 - n / :events::float8) AS at
+        FROM generate_series(:from, :to - 1) AS n
     ) AS e
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0
     """,
     """
     INSERT INTO windsor_private.seen (identity_id, first_at, last_at)
     SELECT c.identity_id, min(c.occurred_at), max(c.occurred_at)
     FROM windsor_private.calls AS c
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $1::bigint + $2::bigint > 0
     GROUP BY c.identity_id
     """,
     """
     INSERT INTO windsor_private.audiences (name, computation_class, synced_at, synced_message_id)
-    SELECT 'power_users', 'audience', now(), 'sync'
-    WHERE cardinality($3::text[]) + cardinality($4::text[]) > 0 AND $1::bigint + $2::bigint > 0
+    VALUES ('power_users', 'audience', now(), 'sync')
     """,
 )
 
 
 async def fill(dsn: str, users: int, events: int) -> None:
-    """Make so many users and events."""
+    """Make so many users and events; goes on where it was interrupted."""
     connection = await asyncpg.connect(dsn, command_timeout=None)
     try:
         await connection.execute("SET synchronous_commit = off")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS bench_steps (step integer PRIMARY KEY)"
+        )
         week = await connection.fetchval("SELECT windsor_private.week_of(now())")
         for back in range(_WEEKS + 1):
             await connection.execute(
-                "SELECT windsor_private.ensure_week($1::date - $2 * 7)", week, back
+                "SELECT windsor_private.ensure_week($1::date - $2::integer * 7)", week, back
             )
-        for statement in _FILL:
+        for step, statement in enumerate(_steps(users, events)):
+            if await connection.fetchval("SELECT true FROM bench_steps WHERE step = $1", step):
+                continue
             started = time.monotonic()
-            await connection.execute(
-                statement, users, events, _FIRST_NAMES.split(), _LAST_NAMES.split()
-            )
-            print(
-                f"  {' '.join(statement.split()[:3])}: {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            async with connection.transaction():
+                await connection.execute(statement)
+                await connection.execute("INSERT INTO bench_steps VALUES ($1)", step)
+            words = " ".join(statement.split()[:3])
+            print(f"  {step} {words}: {time.monotonic() - started:.0f} s", flush=True)
         await connection.execute("VACUUM (ANALYZE)")
     finally:
         await connection.close()
+
+
+def _steps(users: int, events: int) -> Iterator[str]:
+    """The statements with their numbers and names, which are our own; many events in slices."""
+    for statement in _FILL:
+        if ":from" not in statement:
+            yield _filled(statement, users, events)
+            continue
+        for start in range(0, events, _SLICE_EVENTS):
+            end = min(start + _SLICE_EVENTS, events)
+            sliced = statement.replace(":from", f"{start}::bigint").replace(":to", f"{end}::bigint")
+            yield _filled(sliced, users, events)
+
+
+def _filled(statement: str, users: int, events: int) -> str:
+    """The statement with its numbers and names, which are our own."""
+    firsts, lasts = _FIRST_NAMES.split(), _LAST_NAMES.split()
+    for name, value in (
+        (":users", f"{users}::bigint"),
+        (":events", f"{events}::bigint"),
+        (":firsts", str(len(firsts))),
+        (":lasts", str(len(lasts))),
+        (":first", f"'{{{','.join(firsts)}}}'::text[]"),
+        (":last", f"'{{{','.join(lasts)}}}'::text[]"),
+    ):
+        statement = statement.replace(name, value)
+    return statement
 
 
 def paths(users: int, rng: random.Random) -> Mapping[str, str]:
@@ -141,10 +173,11 @@ def paths(users: int, rng: random.Random) -> Mapping[str, str]:
     one = rng.randrange(users)
     first = rng.choice(_FIRST_NAMES.split())
     last = rng.choice(_LAST_NAMES.split())
+    at = int((time.time() - rng.random() * 86_400 * 80) * 1e6)
     return {
         "feed": "/",
         "feed, hidden too": "/api/feed?hidden=yes",
-        "feed, further down": f"/?place={int((time.time() - rng.random() * 86_400 * 80) * 1e6)}-{'0' * 32}",
+        "feed, further down": f"/?place={at}-{'0' * 32}",
         "feed, one of a thousand": "/?category=sms",
         "feed, one group": f"/?group=co_{one % (users // 20)}",
         "user": f"/user?id=usr_{one}",
@@ -184,14 +217,16 @@ async def first_bytes_ms(
 async def plans(dsn: str) -> str:
     """The plan of each query that was asked, as the dashboard's own sessions have it."""
     connection = await asyncpg.connect(dsn, server_settings=SESSION)
-    now, far = "now()", "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid"
+    newest = "now(), 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid"
+    ever, nothing, unmoved = "'0001-01-02'", "NULL, NULL, '{}'", "'{}', '{}'"
     arguments = {
-        ("events.sql", "feed"): f"{now}, {far}, '0001-01-02', false, 200, NULL, NULL, '{{}}', NULL, 50",
-        ("events.sql", "timeline"): f"'{{3,4,5}}', {now}, {far}, '0001-01-02', '{{track,screen}}', NULL, NULL, '{{}}', 50",
+        ("events.sql", "feed"): f"{newest}, {ever}, false, 200, {nothing}, NULL, 50, {unmoved}",
+        ("events.sql", "timeline"):
+            f"'{{3,4}}', {newest}, {ever}, '{{track}}', {nothing}, 50, {unmoved}",
         ("people.sql", "identity"): "'user', 'usr_7'",
         ("people.sql", "user"): "21",
         ("people.sql", "identities_of_user"): "21, 500",
-        ("people.sql", "users_by_last_seen"): f"{now}, {far}, 1500, NULL, NULL, NULL, NULL, false, 50",
+        ("people.sql", "users_by_last_seen"): f"{newest}, 1500, NULL, NULL, NULL, NULL, false, 50",
         ("people.sql", "users_by_identity"): "'{hiro}', '{hirp}', 100",
         ("people.sql", "users_by_name"): "$$'hiro':* & 'kov':*$$, 500",
         ("people.sql", "users_of_group"): "'co_7', 501",
@@ -260,7 +295,9 @@ def summary(found: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]
 
 async def run(folder: Path, users: int, events: int, turns: int) -> dict[str, Any]:
     """Fill a database, if that is to be done, and measure."""
-    with embedded_postgres(folder, {"shared_buffers": "512MB", "max_wal_size": "4GB"}) as server:
+    with embedded_postgres(
+        folder, {"shared_buffers": "1GB", "max_wal_size": "8GB", "fsync": "off"}
+    ) as server:
         filled = folder / f"filled-{users}-{events}"
         if not filled.exists():
             await migrate(server.dsn)

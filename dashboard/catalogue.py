@@ -15,7 +15,6 @@ It decides what the pages show, never whose an event is.
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
@@ -52,7 +51,7 @@ class OwnEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of a workspace's file."""
 
     name: str
-    variants: list[str] = []
+    variants: tuple[str, ...] = ()
     category: Category | None = None
     icon: str | None = None
     summary: str | None = None
@@ -97,15 +96,18 @@ class Catalogue:
         told = sentence(template, event) if template else sentence_of_name(event)
         return Told(told or (Part("did something"),), icon, category)
 
-    @cached_property
-    def moved(self) -> Mapping[str, str]:
-        """Names that the workspace has put into another category, as written in its file."""
-        return {
-            name: event.category
-            for event in self._own.values()
-            if event.category is not None
-            for name in (event.name, *event.variants)
-        }
+    def moved(self, category: str) -> tuple[list[str], list[str]]:
+        """Names that the workspace has put into a category, and those it has put into others.
+
+        As its file has them: another spelling of one is where the built-in catalogue has it.
+        """
+        into: list[str] = []
+        elsewhere: list[str] = []
+        for event in dict.fromkeys(self._own.values()):
+            if event.category is not None:
+                names = into if event.category == category else elsewhere
+                names += [event.name, *event.variants]
+        return into, elsewhere
 
 
 _PAGE_WITHOUT_NAME: Final = "viewed [{path|context.page.path|url|context.page.url};a page]"

@@ -125,7 +125,9 @@ class Line(NamedTuple):
     at: datetime
     received_at: datetime
     name: str
-    """As sent, for one line."""
+    """For one line."""
+    name_sent: str
+    """As it was sent, but for what is beyond a thousand characters."""
     type: str
     group_id: str | None
     group_name: str | None
@@ -166,6 +168,7 @@ def line_of(row: Mapping[str, Any], catalogue: Catalogue) -> Line:
         row["occurred_at"],
         row["received_at"],
         one_line(name),
+        row["name"] or "",
         row["type"],
         row["group_id"],
         one_line(row["group_name"] or row["group_id"] or "") or None,
@@ -234,6 +237,7 @@ class Events:
             [] if filters.shows_hidden else await self.hidden_names(),
             filters.group or None,
             lines_max,
+            *self._catalogue.moved(filters.category),
         )
         found = [line_of(row, self._catalogue) for row in rows if row["type"] is not None]
         reached = next((row for row in rows if row["type"] is None), None)
@@ -275,6 +279,7 @@ class Events:
             filters.name or None,
             [] if filters.shows_hidden else await self.hidden_names(),
             lines_max,
+            *self._catalogue.moved(filters.category),
         )
         found = [line_of(row, self._catalogue) for row in rows]
         return Lines(found, found[-1].place if len(found) == lines_max else None, None)

@@ -77,12 +77,18 @@ def avatar_of(address: str | None) -> str | None:
 def one_line(text: str, chars_max: int = _NAME_CHARS_MAX) -> str:
     """A sender's text for one line: no controls, no turning around, and an end."""
     # Not more of it than could be shown is looked at.
-    short = text[: chars_max * 4].translate(_TURNING)
-    clean = "".join(
-        " " if unicodedata.category(char) in {"Cc", "Zl", "Zp", "Zs"} else char for char in short
-    )
-    words = " ".join(clean.split())
+    short = text[: chars_max * 4]
+    if not short.isascii() or not short.isprintable():
+        short = _plain(short)
+    words = " ".join(short.split())
     return words if len(words) <= chars_max else words[: chars_max - 1].rstrip() + "…"
+
+
+def _plain(text: str) -> str:
+    return "".join(
+        " " if unicodedata.category(char) in {"Cc", "Zl", "Zp", "Zs"} else char
+        for char in text.translate(_TURNING)
+    )
 
 
 def initials_of(title: str) -> str:

@@ -111,6 +111,11 @@ class People:
         """An identity and whose it is."""
         return await self._views.row(_SQL["identity"], kind, value)
 
+    async def traits_of_identity(self, id_: int) -> Row:
+        """What somebody who is no user yet has said of themselves."""
+        (row,) = await self._views.rows(_SQL["traits_of_identity"], id_)
+        return row
+
     async def user(self, id_: int) -> Row | None:
         """A user by key."""
         return await self._views.row(_SQL["user"], id_)
@@ -187,8 +192,11 @@ class People:
         return FoundUsers(users, _place(reached).text(), reached["occurred_at"])
 
     async def export(self, filters: UserFilters) -> AsyncIterator[Row]:
-        """All users that fit, as a stream; a search is not part of it."""
-        async for row in self._views.stream(_SQL["users_export"], *await self._conditions(filters)):
+        """All users that fit, as a stream."""
+        ids = await self._searched(filters.search) if filters.search else None
+        async for row in self._views.stream(
+            _SQL["users_export"], *await self._conditions(filters), ids
+        ):
             yield row
 
     async def _candidates(self, filters: UserFilters) -> list[int] | None:
@@ -214,7 +222,8 @@ class People:
         )
         ids = [row["id"] for row in rows]
         words = _WORD.findall(text)[:8]
-        if words and "@" not in text:
+        # A letter alone begins too many names to be of use.
+        if "@" not in text and max(map(len, words), default=0) > 1:
             query = " & ".join(f"'{word}':*" for word in words)
             rows = await self._views.rows(_SQL["users_by_name"], query, _CANDIDATES_MAX)
             ids += [row["id"] for row in rows]

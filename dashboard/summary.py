@@ -300,9 +300,19 @@ _IRREGULAR: Final = frozenset(
 )
 # Names say `Comment Written`, sentences that somebody wrote one.
 _PARTICIPLES: Final[Mapping[str, str]] = {
-    **{"chosen": "chose", "done": "did", "given": "gave", "hidden": "hid", "known": "knew"},
-    **{"seen": "saw", "shown": "showed", "taken": "took", "withdrawn": "withdrew"},
-    **{"written": "wrote", "begun": "began", "driven": "drove", "undone": "undid"},
+    "chosen": "chose",
+    "done": "did",
+    "given": "gave",
+    "hidden": "hid",
+    "known": "knew",
+    "seen": "saw",
+    "shown": "showed",
+    "taken": "took",
+    "withdrawn": "withdrew",
+    "written": "wrote",
+    "begun": "began",
+    "driven": "drove",
+    "undone": "undid",
 }
 _NOT_VERBS: Final = frozenset(
     (

@@ -6,7 +6,9 @@ timestamps, and a call is stored once.
 """
 
 import asyncio
+import itertools
 import logging
+import random
 import re
 import shutil
 import time
@@ -28,11 +30,13 @@ from consumer.errors import WindsorError
 from consumer.log import configure_logging
 from consumer.schema import migrate
 from consumer.settings import Secret, Settings
+from dashboard.app import serve
 from demo.servers import embedded_kafka, embedded_postgres
-from demo.story import StoryRecord, story
+from demo.story import StoryRecord, live, story
 
 _PARTITIONS = 4
 _CAUGHT_UP_SECONDS_MAX = 120.0
+_PAUSE_SECONDS_MAX = 3.0
 
 _SUMMARY = (
     ("Customers", "SELECT count(*) FROM windsor.users"),
@@ -82,12 +86,18 @@ async def run_everything(settings: Settings) -> None:
             seconds = time.monotonic() - started
             screen.print(f"{len(records):,} records played and stored in {seconds:.1f} s\n")
             await _show(dsn, screen)
-            screen.print(f"\nLook around:  {psql} '{_shown(dsn)}'", soft_wrap=True, markup=False)
-            screen.print(f"Metrics:      http://127.0.0.1:{port}/metrics")
-            screen.print("Consuming until Ctrl-C.")
-            waiting = asyncio.create_task(stop.wait())
-            await asyncio.wait((waiting, task), return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            async with _dashboard(settings, stop) as link:
+                screen.print(f"\nDashboard:    {link}", soft_wrap=True, markup=False)
+                screen.print(f"Or by psql:   {psql} '{_shown(dsn)}'", soft_wrap=True, markup=False)
+                screen.print(f"Metrics:      http://127.0.0.1:{port}/metrics")
+                screen.print("The story goes on until Ctrl-C.")
+                going_on = asyncio.create_task(_go_on(settings))
+                waiting = asyncio.create_task(stop.wait())
+                await asyncio.wait((waiting, going_on, task), return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                going_on.cancel()
+                # Set already, unless the worker ended by itself.
+                stop.set()
             screen.print("Draining and shutting down")
     screen.print("Stopped; the data is kept, and another run goes on from it")
 
@@ -132,6 +142,41 @@ async def _worker(
 async def _ended(stop: asyncio.Event, task: "asyncio.Task[None]") -> None:
     stop.set()
     await task
+
+
+@asynccontextmanager
+async def _dashboard(settings: Settings, stop: asyncio.Event) -> AsyncIterator[str]:
+    """Serve the dashboard beside; gives the address at which one signs in."""
+    link: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    # The worker's metrics have the port of the settings.
+    settings = msgspec.structs.replace(settings, http_port=0)
+    async with AsyncExitStack() as exits:
+        task = asyncio.create_task(serve(settings, stop, told=link.set_result))
+        exits.push_async_callback(_ended, stop, task)
+        await asyncio.wait((link, task), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            raise WindsorError("the dashboard ended before it had begun")
+        yield await link
+
+
+async def _go_on(settings: Settings) -> None:
+    """Let small things happen now, one after the other, at an easy pace."""
+    rng = random.Random()
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, acks="all")
+    await producer.start()
+    try:
+        for number in itertools.count():
+            await asyncio.sleep(
+                rng.uniform(0.4, _PAUSE_SECONDS_MAX) if number else _PAUSE_SECONDS_MAX
+            )
+            record = live(int(time.time() * 1000), number)
+            await producer.send(
+                _topic(settings), value=record.value, key=record.key,
+                timestamp_ms=record.timestamp_ms,
+            )  # fmt: skip
+    finally:
+        await producer.stop()
 
 
 async def _not_set_aside(dsn: str, records: list[StoryRecord]) -> list[StoryRecord]:

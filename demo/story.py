@@ -35,6 +35,7 @@ _COMPANIES = [
     "Quillworks",
 ]
 _FEATURES = ["Board Created", "Card Moved", "Report Exported", "Filter Saved", "Comment Added"]
+_BOARDS = ["Roadmap", "Launch", "Hiring", "Q4 plans", "Bug hunt"]
 _PAGES = ["Home", "Pricing", "Docs", "Blog", "Sign Up"]
 _PRODUCTS = [("board-s", "Board S", 19.0), ("board-l", "Board L", 49.0), ("pens", "Pens", 6.5)]
 
@@ -86,10 +87,34 @@ def story(seed: int = SEED) -> list[StoryRecord]:
 def live(now_ms: int, number: int) -> StoryRecord:
     """One more small thing that happens now: the month goes on."""
     rng = random.Random(SEED + number)
-    person = _person(random.Random(SEED + number % 140), number % 140)
+    people = rng.randrange(140)
+    person = _person(random.Random(SEED + people), people)
     call = _call("track", person, datetime.fromtimestamp(now_ms / 1000, UTC), rng)
-    call |= {"event": rng.choice(_FEATURES), "messageId": f"live-{now_ms}-{number}"}
+    call |= {"messageId": f"live-{now_ms}-{number}"} | _happening(rng)
     return StoryRecord(_json(call), now_ms, person.user_id.encode())
+
+
+def _happening(rng: random.Random) -> dict[str, Any]:
+    """What a live call says: mostly work, now and then the rest of a customer's life."""
+    product_id, name, price = rng.choice(_PRODUCTS)
+    order = {"order_id": rng.randint(1000, 9999), "total": price, "currency": "USD"}
+    mail = {"email_subject": "What is new in October"}
+    kinds: list[tuple[int, dict[str, Any]]] = [
+        (9, {"event": rng.choice(_FEATURES), "properties": {"name": rng.choice(_BOARDS)}}),
+        (3, {"type": "page", "name": rng.choice(_PAGES), "properties": {}}),
+        (2, {"event": "Product Viewed", "properties": {"product_id": product_id, "name": name}}),
+        (1, {"event": "Order Completed", "properties": order}),
+        (1, {"event": "Charge Succeeded", "properties": {"amount": price, "currency": "usd"}}),
+        (2, {"event": "Email Opened", "properties": mail}),
+        (1, {"event": "Email Link Clicked", "properties": mail}),
+        (1, {"event": "Ticket Created", "properties": {"subject": "Can I undo an import?"}}),
+        (1, {"event": "Called Support", "properties": {"subject": "billing"}}),
+        (1, {"event": "SMS Delivered", "properties": {"body": "Your code is on its way"}}),
+        (1, {"event": "Signed In", "properties": {}}),
+        (1, {"event": "Plan Upgraded", "properties": {"plan": "Business"}}),
+    ]
+    (found,) = rng.choices([what for _, what in kinds], [weight for weight, _ in kinds])
+    return found
 
 
 # People --------------------------------------------------------------------------------------

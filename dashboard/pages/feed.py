@@ -188,9 +188,9 @@ def _fits(line: Line, filters: Filters, hidden: frozenset[str]) -> bool:
     """Whether a filter lets a new event through, as `Events.feed` does."""
     person = line.person
     return (
-        (filters.shows_hidden or (line.type in EVENT_TYPES and line.name not in hidden))
+        (filters.shows_hidden or (line.type in EVENT_TYPES and line.name_sent not in hidden))
         and filters.category in {"", line.told.category}
-        and filters.name in {"", line.name}
+        and filters.name in {"", line.name_sent}
         and filters.group in {"", line.group_id}
         and (not filters.user or filters.user in {person.user_id, person.title, person.detail})
     )

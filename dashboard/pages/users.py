@@ -29,6 +29,7 @@ _TRAITS_SHOWN_MAX: Final = 100
 _TRAIT_CHARS_MAX: Final = 300
 _COUNTED_SECONDS: Final = 30.0
 _CSV_ROWS: Final = 500
+_STRANGERS: Final = ("anonymous", "email", "phone")
 _TINTS: Final = {"user": "payment", "anonymous": "", "email": "email", "phone": "sms"}
 _CSV_COLUMNS: Final = (
     *("user_id", "email", "name", "phone", "group_id", "identified"),
@@ -117,16 +118,15 @@ class UserPages:
         return HTMLResponse(f"{number(users)} in all, {number(identified)} identified")
 
     async def export(self, request: Request) -> Response:
-        """All that fit as a file, streamed; a search is no part of it."""
+        """All that fit as a file, streamed."""
         filters = user_filters_of(request.query_params)
         return StreamingResponse(
-            self._rows(filters.search, self._people.export(filters)),
+            self._rows(self._people.export(filters)),
             media_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="users.csv"'},
         )
 
-    async def _rows(self, search: str, users: AsyncIterator[Row]) -> AsyncIterator[str]:
-        del search
+    async def _rows(self, users: AsyncIterator[Row]) -> AsyncIterator[str]:
         buffer = io.StringIO()
         writer = csv.writer(buffer)
         writer.writerow(_CSV_COLUMNS)
@@ -186,9 +186,15 @@ class UserPages:
     async def trait(self, request: Request) -> Response:
         """What a trait has been before, and by which calls."""
         query = request.query_params
-        identity = await self._people.identity("user", query.get("id", ""))
-        owner = None if identity is None else identity["owner_id"]
-        ids = [] if owner is None else await self._people.identity_ids(owner)
+        kind = query.get("kind", "user")
+        known = kind in {"user", *_STRANGERS}
+        identity = await self._people.identity(kind, query.get("id", "")) if known else None
+        if identity is None:
+            ids = []
+        elif identity["owner_id"] is None:
+            ids = [identity["id"]]
+        else:
+            ids = await self._people.identity_ids(identity["owner_id"])
         rows = await self._people.trait_history(ids, query.get("key", ""))
         history = [{**row, "shown": _told_value(row["value"])} for row in rows]
         return self._shell.page(request, "trait.html", history=history)
@@ -197,12 +203,13 @@ class UserPages:
         """A visitor, or somebody known by a contact only; whoever is a user is shown as that."""
         query = request.query_params
         kind, value = query.get("kind", ""), query.get("id", "")
-        known = kind in {"anonymous", "email", "phone"}
+        known = kind in _STRANGERS
         identity = await self._people.identity(kind, value) if known else None
         if identity is None:
             return self._unknown(request, value)
         if identity["user_id"] is not None:
             return RedirectResponse(f"/user?id={quote(identity['user_id'], safe='')}", 307)
+        traits, traits_more = _traits(await self._people.traits_of_identity(identity["id"]))
         nobody = dict.fromkeys(("user_id", "person_name", "email", "phone", "avatar"))
         return self._shell.page(
             request,
@@ -214,8 +221,8 @@ class UserPages:
             person=person_of({**nobody, "kind": kind, "value": value}),
             email=None,
             phone=None,
-            traits=[],
-            traits_more=0,
+            traits=traits,
+            traits_more=traits_more,
             identities=[],
             audiences=[],
             merges=[],
@@ -228,7 +235,7 @@ class UserPages:
         """More of a visitor's timeline."""
         query = request.query_params
         kind, value = query.get("kind", ""), query.get("id", "")
-        known = kind in {"anonymous", "email", "phone"}
+        known = kind in _STRANGERS
         identity = await self._people.identity(kind, value) if known else None
         ids = [] if identity is None else [identity["id"]]
         return self._shell.page(

@@ -5,6 +5,7 @@
 -- The feed. Only the keys of what is walked are read; the whole call for what is shown.
 -- $1, $2: the place to go on from. $3: not before. $4: pages too. $5: how far to walk.
 -- $6: category. $7: event name. $8: names that are hidden. $9: group. $10: how many to show.
+-- $11, $12: names that the workspace has put into this category, and into others.
 -- The last row has no call: it says how far the walk came, NULL at the end of all calls.
 -- name: feed
 WITH walked AS MATERIALIZED (
@@ -44,7 +45,11 @@ shown AS MATERIALIZED (
     SELECT w.*
     FROM walked AS w
     WHERE
-        ($6::text IS NULL OR w.category = $6)
+        (
+            $6::text IS NULL
+            OR w.name = ANY($11::text[])
+            OR (w.category = $6 AND coalesce(NOT w.name = ANY($12::text[]), true))
+        )
         AND ($7::text IS NULL OR w.name = $7)
         AND (w.name IS NULL OR NOT w.name = ANY($8::text[]))
         AND (
@@ -76,7 +81,7 @@ SELECT
     c.received_at,
     c.message_id,
     c.type::text AS type,
-    c.name,
+    left(c.name, 1000) AS name,
     c.category,
     windsor_dashboard.when_small(c.properties) AS properties,
     windsor_dashboard.when_small(c.context) AS context,
@@ -84,12 +89,12 @@ SELECT
     i.kind::text AS kind,
     i.value,
     u.user_id,
-    u.name AS person_name,
-    u.email,
-    u.phone,
-    u.avatar,
+    left(u.name, 300) AS person_name,
+    left(u.email, 300) AS email,
+    left(u.phone, 100) AS phone,
+    left(u.avatar, 2001) AS avatar,
     u.group_id,
-    g.name AS group_name
+    left(g.name, 300) AS group_name
 FROM shown AS s
 CROSS JOIN LATERAL (
     SELECT c.*
@@ -115,6 +120,7 @@ ORDER BY occurred_at DESC, message_key DESC
 -- The timeline of some identities: of one person, or of a small group's.
 -- $1: ids of identities. $2, $3: the place to go on from. $4: not before. $5: types.
 -- $6: category. $7: event name. $8: names that are hidden. $9: how many to show.
+-- $10, $11: as $11, $12 above.
 -- name: timeline
 WITH found AS MATERIALIZED (
     SELECT c.*
@@ -128,7 +134,11 @@ WITH found AS MATERIALIZED (
             AND (c.occurred_at, c.message_key) < ($2, $3)
             AND c.occurred_at >= $4
             AND c.type::text = ANY($5::text[])
-            AND ($6::text IS NULL OR c.category = $6)
+            AND (
+                $6::text IS NULL
+                OR c.name = ANY($10::text[])
+                OR (c.category = $6 AND coalesce(NOT c.name = ANY($11::text[]), true))
+            )
             AND ($7::text IS NULL OR c.name = $7)
             AND (c.name IS NULL OR NOT c.name = ANY($8::text[]))
         ORDER BY c.occurred_at DESC, c.message_key DESC
@@ -144,7 +154,7 @@ SELECT
     c.received_at,
     c.message_id,
     c.type::text AS type,
-    c.name,
+    left(c.name, 1000) AS name,
     c.category,
     windsor_dashboard.when_small(c.properties) AS properties,
     windsor_dashboard.when_small(c.context) AS context,
@@ -154,12 +164,12 @@ SELECT
     i.kind::text AS kind,
     i.value,
     u.user_id,
-    u.name AS person_name,
-    u.email,
-    u.phone,
-    u.avatar,
+    left(u.name, 300) AS person_name,
+    left(u.email, 300) AS email,
+    left(u.phone, 100) AS phone,
+    left(u.avatar, 2001) AS avatar,
     u.group_id,
-    g.name AS group_name
+    left(g.name, 300) AS group_name
 FROM found AS c
 INNER JOIN windsor_dashboard.identities AS i ON i.id = c.identity_id
 LEFT JOIN windsor_dashboard.members AS m ON m.identity_id = c.identity_id
@@ -174,7 +184,7 @@ SELECT
     c.received_at,
     c.message_id,
     c.type::text AS type,
-    c.name,
+    left(c.name, 1000) AS name,
     c.category,
     c.topic,
     c.partition,

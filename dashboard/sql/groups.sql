@@ -25,7 +25,7 @@ shown AS MATERIALIZED (
 
 SELECT
     g.group_id,
-    g.name,
+    left(g.name, 300) AS name,
     windsor_dashboard.when_small(g.traits) AS traits,
     g.members_count
 FROM shown AS s
@@ -39,7 +39,7 @@ ORDER BY group_id
 -- name: group
 SELECT
     g.group_id,
-    g.name,
+    left(g.name, 300) AS name,
     left(g.traits::text, 200000) AS traits,
     g.members_count
 FROM windsor_dashboard.groups AS g
@@ -80,10 +80,10 @@ SELECT
     left(w.value::text, 100) AS value,
     u.id,
     u.user_id,
-    u.name AS person_name,
-    u.email,
-    u.phone,
-    u.avatar,
+    left(u.name, 300) AS person_name,
+    left(u.email, 300) AS email,
+    left(u.phone, 100) AS phone,
+    left(u.avatar, 2001) AS avatar,
     i.kind::text AS kind,
     i.value AS identity_value
 FROM walked AS w

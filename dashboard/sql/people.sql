@@ -13,11 +13,31 @@ LEFT JOIN windsor_dashboard.members AS m ON m.identity_id = i.id
 LEFT JOIN windsor_dashboard.users AS u ON u.id = m.user_id
 WHERE i.kind = $1::text::windsor_private.identity_kind AND i.value = $2
 
+-- What a visitor has said of themselves. $1: the identity.
+-- name: traits_of_identity
+SELECT
+    CASE WHEN pg_column_size(i.traits) < 4194304 THEN i.traits ELSE '{}' END AS traits,
+    CASE WHEN pg_column_size(i.traits) < 4194304 THEN i.trait_clocks ELSE '{}' END AS trait_clocks
+FROM windsor_dashboard.identities AS i
+WHERE i.id = $1
+
 -- name: user
 SELECT
-    u.*,
-    g.name AS group_name,
-    u.name AS person_name,
+    u.id,
+    u.user_id,
+    left(u.name, 300) AS person_name,
+    left(u.email, 300) AS email,
+    left(u.phone, 100) AS phone,
+    left(u.avatar, 2001) AS avatar,
+    u.group_id,
+    left(g.name, 300) AS group_name,
+    u.identified,
+    u.identities_count,
+    u.first_seen_at,
+    u.last_seen_at,
+    -- More than four megabytes of traits nobody reads on a page.
+    CASE WHEN pg_column_size(u.traits) < 4194304 THEN u.traits ELSE '{}' END AS traits,
+    CASE WHEN pg_column_size(u.traits) < 4194304 THEN u.trait_clocks ELSE '{}' END AS trait_clocks,
     'user' AS kind,
     u.user_id AS value
 FROM windsor_dashboard.users AS u
@@ -171,7 +191,10 @@ shown AS MATERIALIZED (
                 WHERE
                     u.id = met.id
                     AND ($4::text IS NULL OR u.group_id = $4)
-                    AND ($5::text IS NULL OR (u.traits ? $5 AND ($6::text IS NULL OR u.traits ->> $5 = $6)))
+                    AND (
+                        $5::text IS NULL
+                        OR (u.traits ? $5 AND ($6::text IS NULL OR u.traits ->> $5 = $6))
+                    )
                     AND ($7::text IS NULL OR CASE
                         WHEN $8 THEN u.traits ? $7
                         ELSE u.traits -> $7 IN ('true'::jsonb, '"true"'::jsonb)
@@ -197,12 +220,12 @@ SELECT
     s.message_key,
     u.id,
     u.user_id,
-    u.name AS person_name,
-    u.email,
-    u.phone,
-    u.avatar,
+    left(u.name, 300) AS person_name,
+    left(u.email, 300) AS email,
+    left(u.phone, 100) AS phone,
+    left(u.avatar, 2001) AS avatar,
     u.group_id,
-    g.name AS group_name,
+    left(g.name, 300) AS group_name,
     u.identified,
     u.first_seen_at,
     s.occurred_at AS last_seen_at
@@ -221,12 +244,12 @@ ORDER BY occurred_at DESC, message_key DESC
 SELECT
     u.id,
     u.user_id,
-    u.name AS person_name,
-    u.email,
-    u.phone,
-    u.avatar,
+    left(u.name, 300) AS person_name,
+    left(u.email, 300) AS email,
+    left(u.phone, 100) AS phone,
+    left(u.avatar, 2001) AS avatar,
     u.group_id,
-    g.name AS group_name,
+    left(g.name, 300) AS group_name,
     u.identified,
     u.first_seen_at,
     u.last_seen_at
@@ -280,6 +303,7 @@ SELECT count(*) FROM windsor_dashboard.users
 SELECT count(*) FROM windsor_dashboard.users AS u WHERE u.identified
 
 -- All that fit, for a file: a stream, in the order of the keys. $1 to $5: as $4 to $8 above.
+-- $6: of these users alone; of all where NULL.
 -- name: users_export
 SELECT
     u.user_id,
@@ -299,6 +323,7 @@ WHERE
         WHEN $5 THEN u.traits ? $4
         ELSE u.traits -> $4 IN ('true'::jsonb, '"true"'::jsonb)
     END)
+    AND ($6::bigint[] IS NULL OR u.id = ANY($6))
 ORDER BY u.id
 
 -- name: audiences

@@ -72,7 +72,10 @@ SELECT
     i.claimed_by,
     i.claimed_at,
     i.claimed_message_id,
-    i.listed
+    i.listed,
+    i.group_id,
+    i.traits,
+    i.trait_clocks
 FROM windsor_private.identities AS i;
 
 CREATE VIEW windsor_dashboard.members AS

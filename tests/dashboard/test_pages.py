@@ -259,6 +259,21 @@ async def test_trait_tells_since_when_by_which_call_and_what_it_was_before(
     assert values == ["pro", "removed", "team", "trial"]
 
 
+async def test_visitors_page_has_what_they_said_of_themselves(database: str) -> None:
+    await store_calls(database, [
+        {"type": "identify", "anonymousId": "v1", "traits": {"plan": "trial"}, "messageId": "m1",
+         "timestamp": "2026-10-01T10:00:00Z"},
+        {"type": "track", "anonymousId": "v1", "event": "Report Exported", "messageId": "m2",
+         "timestamp": "2026-10-02T10:00:00Z"},
+    ])  # fmt: skip
+    async with looking(database) as looker:
+        html = await looker.page("/identity?kind=anonymous&id=v1")
+        assert "<bdi>plan</bdi></dt><dd><bdi>trial</bdi>" in html
+        assert lines_of(html) == ["Visitor v1 exported a report"]
+        history = await looker.page("/user/trait?kind=anonymous&id=v1&key=plan")
+    assert "<li><bdi>trial</bdi>" in history
+
+
 async def test_audience_tells_who_entered_and_left(database: str) -> None:
     def sync(user: str, value: str, day: int) -> dict[str, object]:
         return {

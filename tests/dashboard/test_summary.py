@@ -146,6 +146,8 @@ def test_workspaces_own_events_come_before_the_built_in_ones(tmp_path: object) -
     )  # fmt: skip
     order = catalogue.told(Event("Order Completed", {"total": 5}, {}), "track", "analytics")
     assert (text_of(order.sentence), order.icon) == ("bought for $5.00", "bag")
+    assert catalogue.moved("lifecycle") == (["Board Created", "New Board"], [])
+    assert catalogue.moved("payment") == ([], ["Board Created", "New Board"])
 
 
 def test_name_is_normalised_for_what_is_known() -> None:

@@ -40,6 +40,7 @@ async def test_second_run_changes_nothing(kafka_server: str, database: str, tmp_
         "WINDSOR_KAFKA_GROUP_ID": "story",
         "WINDSOR_DATABASE_URL": database,
         "WINDSOR_HTTP_PORT": "0",
+        "WINDSOR_DASHBOARD_PORT": "0",
         "WINDSOR_RUN_FOLDER": str(tmp_path),
     }
 
@@ -51,6 +52,12 @@ async def test_second_run_changes_nothing(kafka_server: str, database: str, tmp_
     assert len(first["users"]) > 100
     assert len(first["feed"]) > 5_000
     assert len(first["audiences"]) == 3
-    for heading in ("Customers, in one place", "Latest in the feed", "Dead letters", "/metrics"):
+    for heading in (
+        "Customers, in one place",
+        "Latest in the feed",
+        "Dead letters",
+        "/metrics",
+        "/open?key=",
+    ):
         assert heading in printed
     assert "Stopped" in printed
