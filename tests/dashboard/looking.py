@@ -73,10 +73,10 @@ class Looker:
 
 
 @asynccontextmanager
-async def looking(dsn: str, **settings: object) -> AsyncIterator[Looker]:
+async def looking(dsn: str, kafka: str = NOWHERE, **settings: object) -> AsyncIterator[Looker]:
     """Look at the dashboard of a database, signed in by its link."""
     async with (
-        dashboard(settings_for(NOWHERE, "calls", dsn, **settings)) as served,
+        dashboard(settings_for(kafka, "calls", dsn, **settings)) as served,
         httpx.AsyncClient(base_url=served.url, timeout=30) as client,
     ):
         answer = await client.get(served.link)
