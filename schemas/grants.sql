@@ -44,7 +44,7 @@ BEGIN
             -- Tokens are kept as hashes of what is random: to read them gives nothing away.
             (
                 'windsor_dashboard', 'sources',
-                'SELECT, INSERT, UPDATE (last_used_at, revoked_at)'
+                'SELECT, INSERT, UPDATE (last_used_at, revoked_at, may_read)'
             ),
             ('windsor_dashboard', 'sources_shown', 'SELECT'),
             ('windsor_dashboard', 'hidden_names', 'SELECT, INSERT, DELETE')

@@ -203,10 +203,9 @@ WHERE i.inhparent = 'windsor_private.calls'::regclass;
 
 -- The role -------------------------------------------------------------------------------------
 
--- The dashboard takes this role where its login may: it reads the views, and writes hidden names
--- and the marks of dead letters. Roles belong to the whole server: another database may have made
--- it, at this very moment too. Where we may not make roles, an operator does (docs/operate.md),
--- and grants it the same.
+-- The dashboard takes this role where its login may; schemas/grants.sql says what it may do. Roles
+-- belong to the whole server: another database may have made it, at this very moment too. Where we
+-- may not make roles, deploy/roles.sql does.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'windsor_dashboard') THEN
@@ -218,30 +217,3 @@ EXCEPTION
         RAISE NOTICE 'no right to make the role windsor_dashboard: the pages use the login''s own';
 END
 $$;
-
-CREATE FUNCTION windsor_dashboard.grant_to(role name) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA windsor, windsor_private, windsor_dashboard TO %I', role);
-    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA windsor, windsor_dashboard TO %I', role);
-    EXECUTE format('GRANT SELECT ON windsor_private.migrations TO %I', role);
-    EXECUTE format(
-        'GRANT SELECT, INSERT, DELETE ON windsor_private.hidden_names TO %I', role
-    );
-    -- Tokens are stored as hashes of what is random: to read them gives nothing away.
-    EXECUTE format(
-        'GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at, may_read)'
-        ' ON windsor_private.sources TO %I', role
-    );
-    EXECUTE format('GRANT SELECT ON windsor_private.sources_shown TO %I', role);
-    EXECUTE format('GRANT SELECT ON windsor_private.dead_letters TO %I', role);
-    EXECUTE format(
-        'GRANT UPDATE (replayed_at, discarded_at) ON windsor_private.dead_letters TO %I', role
-    );
-END
-$$;
-REVOKE ALL ON FUNCTION windsor_dashboard.grant_to(name) FROM PUBLIC;
-
-SELECT windsor_dashboard.grant_to(r.rolname)
-FROM pg_roles AS r
-WHERE r.rolname = 'windsor_dashboard';

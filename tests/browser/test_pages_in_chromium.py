@@ -41,17 +41,11 @@ async def browser() -> AsyncIterator[Browser]:
 async def test_page_has_no_barrier_and_fits_its_window(
     path: str, scheme: Scheme, size: tuple[int, int], looker: Looker, browser: Browser
 ) -> None:
-    # A page that is not there says so by its status too.
-    ignored = 404 if path == "/none" else None
-    try:
-        async with page_of(browser, looker, scheme, size) as page:
-            await page.goto(path)
-            await page.wait_for_timeout(400)
-            assert await barriers(page) == []
-            assert await overflow(page) == 0
-    except AssertionError as error:
-        if ignored is None or "404" not in str(error):
-            raise
+    async with page_of(browser, looker, scheme, size) as page:
+        await page.goto(path)
+        await page.wait_for_timeout(400)
+        assert await barriers(page) == []
+        assert await overflow(page) == 0
 
 
 async def test_details_open_by_keyboard_and_close_again(looker: Looker, browser: Browser) -> None:
@@ -74,7 +68,7 @@ async def test_search_finds_as_one_types(looker: Looker, browser: Browser) -> No
         await page.keyboard.type("hiro kov")
         await expect(page.locator("#found tbody tr")).to_have_count(1)
         await expect(page.locator("#found")).to_contain_text("Hiro Kovacs")
-        assert page.url.endswith("/users?q=hiro+kov&audience=&group=&trait=&value=")
+        assert page.url.endswith("/users?q=hiro%20kov&audience=&group=&trait=&value=")
         # Whoever types goes on where they are.
         await expect(page.locator("#search")).to_be_focused()
 
@@ -94,7 +88,7 @@ async def test_feed_goes_on_as_one_scrolls(looker: Looker, browser: Browser) -> 
 async def test_category_filters_and_live_goes_on_with_it(looker: Looker, browser: Browser) -> None:
     async with page_of(browser, looker) as page:
         await page.goto("/")
-        await page.get_by_text("Payment", exact=True).click()
+        await page.get_by_role("radio", name="Payment").check()
         await expect(page.locator(".badge.analytics")).to_have_count(0)
         await expect(page.locator(".badge.payment").first).to_be_visible()
         assert await page.locator("[data-live]").get_attribute("data-live") == (
@@ -134,10 +128,14 @@ async def test_events_arrive_without_losing_ones_place(database: str, browser: B
         await page.wait_for_function("window.scrollY > 500")
         line = page.locator(".line").nth(14)
         before = await line.bounding_box()
+        assert before is not None
         text = await line.inner_text()
         await store_calls(database, [call(61), call(62)])
         await expect(page.locator(".arrivals")).to_have_text("↑ 2 new events")
-        assert await line.bounding_box() == before
+        after = await line.bounding_box()
+        assert after is not None
+        # A browser counts in fractions of a pixel.
+        assert abs(after["y"] - before["y"]) < 1
         assert await line.inner_text() == text
         await page.locator(".arrivals").click()
         await expect(page.locator(".line").first).to_contain_text("u62 exported a report")

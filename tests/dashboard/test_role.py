@@ -49,7 +49,6 @@ async def test_every_view_can_be_read(connection: Connection) -> None:
         "DELETE FROM windsor.groups",
         "CREATE TABLE windsor_private.mine (x integer)",
         "CREATE TABLE windsor_dashboard.mine (x integer)",
-        "SELECT windsor_dashboard.grant_to('windsor_dashboard')",
     ],
 )
 async def test_nothing_else_can_be_done(statement: str, connection: Connection) -> None:
