@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,6 +16,7 @@ import asyncpg
 import pytest
 
 from consumer.postgres import Connection
+from tests import programs
 from tests.dashboard.endpoint import Endpoint, MakeTopic, endpoint
 from tests.worker import until_consumed, working
 
@@ -27,17 +27,7 @@ Send = Callable[[Endpoint], Awaitable[None]]
 @pytest.fixture(scope="session")
 def npm_packages() -> Path:
     """The packages of the lock file beside this one."""
-    installed = HERE / "node_modules" / ".package-lock.json"
-    lock = HERE / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        npm = shutil.which("npm")
-        assert npm, "npm is not installed: the SDKs for Node and browsers cannot be fetched"
-        subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=HERE, check=True,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        installed.touch()
-    return HERE / "node_modules"
+    return programs.npm_packages(HERE)
 
 
 async def run(*command: str | Path) -> None:
@@ -186,10 +176,9 @@ def open_shop(packages: Path) -> Iterator[Shop]:
 
 async def browse(url: str, folder: Path, said: list[str]) -> None:
     """Open a page in a browser without a window, until it says that it is done."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "chromium is not installed: the SDK for browsers cannot be tried"
     process = await asyncio.create_subprocess_exec(
-        chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        programs.chromium(), "--headless=new", "--no-sandbox", "--disable-gpu",
+        "--disable-dev-shm-usage",
         "--no-first-run", "--disable-background-networking", f"--user-data-dir={folder}", url,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
