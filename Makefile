@@ -121,6 +121,8 @@ CHAOS_OPTIONS = $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if
 chaos: setup ## Break servers, networks and workers under load, and judge what is left (SEED, ONLY, ROUNDS)
 	$(BIN)/python -m tests.chaos $(CHAOS_OPTIONS)
 
-mutants: setup ## Change the core in every small way: its tests must notice (an hour; goes on where it was)
+mutants: setup ## Change the core in every small way: its tests must notice (an hour or more)
+	@# Anew: what it copied before is of the code before.
+	rm -rf mutants
 	$(UV) run --locked --all-extras --group mutants --quiet mutmut run
 	$(UV) run --locked --all-extras --group mutants --quiet python -m tests.mutants --score-min 0.85

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 import asyncpg
 
 from bench import calls, rivals
+from bench.endpoint import endpoint
 from bench.freshness import Freshness, freshness
 from bench.servers import database_bytes, new_topic
 from bench.stage import Mix, Stage
@@ -275,5 +276,6 @@ SCENARIOS: Final = {
     "hot_user": Scenario(hot_user),
     "alias_storm": Scenario(alias_storm),
     "audience_sync": Scenario(audience_sync),
+    "endpoint": Scenario(endpoint),
 }
 LONG_SCENARIOS: Final = {"growth": Scenario(growth)}

@@ -163,8 +163,6 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for reason in ("retention", "made_again"):
-            self._offset_resets.labels(reason)
         self._overtaken_topic = Gauge(
             "windsor_topic_overtaken",
             "1 once retention has dropped records of a topic that were not read: the worker stops.",
@@ -205,6 +203,7 @@ class Metrics:
             (self._stored, ("new", "duplicate")),
             (self._skipped, get_args(SkipReason)),
             (self._dead_letters, get_args(RejectReason)),
+            (self._offset_resets, ("retention", "made_again")),
         ):
             for value in values:
                 counter.labels(value)

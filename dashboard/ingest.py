@@ -26,6 +26,7 @@ from consumer.errors import RecordRefusedError, SourceError
 from consumer.kafka.publisher import Outgoing, Publisher
 from dashboard.answers import ACCEPTED, CORS_HEADERS, Answer, refused
 from dashboard.headers import SECURITY_HEADERS
+from dashboard.openapi import openapi
 from dashboard.sources import KnownSource, Sources
 from dashboard.stamp import BODY_BYTES_MAX, Arrival, BadCallError, Sent, Stamped, Stamper, read_body
 
@@ -64,6 +65,7 @@ KAFKA_AWAY: Final = refused(503, "unavailable", "Kafka is away: send again", _OU
 NO_GZIP: Final = refused(400, "bad_encoding", "body: says gzip, and is none")
 UNKNOWN_ENCODING: Final = refused(400, "bad_encoding", "content-encoding: gzip or none")
 CUT_SHORT: Final = refused(400, "cut_short", "the body ended early")
+_DOCUMENT: Final = Answer(200, msgspec.json.encode(openapi()))
 PREFLIGHT: Final = Answer(204, b"", _PREFLIGHT_HEADERS)
 
 
@@ -137,6 +139,8 @@ class Ingest:
         elif path.startswith(_SETTINGS_PREFIX) and path.rstrip("/").endswith(_SETTINGS_SUFFIX):
             path = f"{_SETTINGS_PREFIX}TOKEN{_SETTINGS_SUFFIX}"
             answer = await self._settings(scope)
+        elif path == "/openapi.json":
+            answer = _DOCUMENT if scope["method"] in {"GET", "HEAD"} else NOT_ALLOWED
         elif path.startswith("/v1/"):
             path = "other"
             answer = NOT_FOUND

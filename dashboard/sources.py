@@ -19,6 +19,7 @@ from consumer.postgres import FAILURES
 from consumer.sql import load_queries
 from dashboard.allowance import Allowance
 from dashboard.answers import Answer, refused
+from dashboard.database import take_role
 from dashboard.tokens import is_token, source_id_of
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ class Sources:
             server_settings={"application_name": "windsor-endpoint", "timezone": "UTC"},
         )
         try:
+            await take_role(connection)
             await connection.add_listener("windsor_sources", lambda *_: self._woken.set())
             yield connection
         finally:

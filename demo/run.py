@@ -31,6 +31,7 @@ from consumer.log import configure_logging
 from consumer.schema import migrate
 from consumer.settings import Secret, Settings
 from dashboard.app import serve
+from demo.caller import Caller, kept_token, parted, send
 from demo.servers import embedded_kafka, embedded_postgres
 from demo.story import StoryRecord, live, story
 
@@ -79,15 +80,24 @@ async def run_everything(settings: Settings) -> None:
         await _make_topic(settings)
         async with _worker(settings) as (port, stop, task):
             screen.print(f"Worker up: metrics at http://127.0.0.1:{port}/metrics")
-            records = await _not_set_aside(dsn, story())
-            started = time.monotonic()
-            await _play(settings, records, screen)
-            await _caught_up(settings, task)
-            seconds = time.monotonic() - started
-            screen.print(f"{len(records):,} records played and stored in {seconds:.1f} s\n")
-            await _show(dsn, screen)
             async with _dashboard(settings, stop) as link:
+                caller = Caller(link.partition("/open")[0], await kept_token(dsn, folder))
+                screen.print(f"Endpoint up: {caller.url}/v1/track")
+                records = await _not_set_aside(dsn, story())
+                started = time.monotonic()
+                sent, direct = parted(records, int(time.time() * 1000))
+                await send(caller, sent)
+                await _play(settings, direct, screen)
+                await _caught_up(settings, task)
+                seconds = time.monotonic() - started
+                screen.print(
+                    f"{len(records):,} records played and stored in {seconds:.1f} s,"
+                    f" {len(sent):,} of them through the endpoint\n"
+                )
+                await _show(dsn, screen)
                 screen.print(f"\nDashboard:    {link}", soft_wrap=True, markup=False)
+                screen.print(f"Token:        {caller.token}", soft_wrap=True, markup=False)
+                screen.print(f"To try it:    {caller.curl()}", soft_wrap=True, markup=False)
                 screen.print(f"Or by psql:   {psql} '{_shown(dsn)}'", soft_wrap=True, markup=False)
                 screen.print(f"Metrics:      http://127.0.0.1:{port}/metrics")
                 screen.print("The story goes on until Ctrl-C.")

@@ -50,7 +50,6 @@ BEGIN
             ('windsor_dashboard', 'hidden_names', 'SELECT, INSERT, DELETE')
         ) AS t (grantee, name, rights)
         INNER JOIN pg_roles AS r ON r.rolname = t.grantee
-        WHERE to_regclass('windsor_private.' || t.name) IS NOT NULL
     LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA windsor_private TO %I', entry.grantee);
         EXECUTE format(
@@ -58,8 +57,7 @@ BEGIN
         );
     END LOOP;
 
-    IF to_regnamespace('windsor_dashboard') IS NOT NULL
-        AND EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'windsor_dashboard') THEN
+    IF EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'windsor_dashboard') THEN
         GRANT USAGE ON SCHEMA windsor_dashboard TO windsor_dashboard;
         GRANT SELECT ON ALL TABLES IN SCHEMA windsor_dashboard TO windsor_dashboard;
     END IF;

@@ -1,12 +1,11 @@
 """Real payloads, written by nobody here; they are kept beside this repository, never in it."""
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.programs import missing
 
 FOLDER = Path(__file__).parents[2] / "shared" / "fixtures"
 
@@ -15,9 +14,7 @@ FOLDER = Path(__file__).parents[2] / "shared" / "fixtures"
 def real_payloads() -> dict[str, bytes]:
     """The payloads by file name; where there are none a test is skipped, in CI it fails."""
     if not FOLDER.is_dir():
-        if os.environ.get("CI"):
-            pytest.fail(f"the real payloads are missing: {FOLDER}")
-        pytest.skip("the real payloads are not beside this checkout")
+        missing("the real payloads are not beside this checkout")
     found = {path.name: path.read_bytes() for path in sorted(FOLDER.glob("*.json"))}
     assert len(found) > 30
     return found

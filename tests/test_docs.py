@@ -13,6 +13,7 @@ from consumer.cli import _parser
 from consumer.core.decode import DecodeRules
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from dashboard.metrics import EndpointMetrics
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -56,6 +57,7 @@ def test_every_metric_is_documented_and_explained() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.skipped({"tombstone": 1})
+    EndpointMetrics(registry)
     found = {
         f"{family.name}_total" if family.type == "counter" else family.name
         for family in registry.collect()

@@ -275,8 +275,6 @@ async def test_every_counter_after_a_known_stream(
         "windsor_merges_total": 1,
         "windsor_rebalances_total": 1,
         "windsor_commit_failures_total": 0,
-        "windsor_offset_resets_total retention": 0,
-        "windsor_offset_resets_total made_again": 0,
         "windsor_weeks_pruned_total": 0,
         "windsor_calls_pruned_total": 0,
     }

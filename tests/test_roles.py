@@ -172,6 +172,19 @@ async def test_dashboard_marks_dead_letters(roles: Roles) -> None:
     assert await execute(roles.reader, "SELECT FROM windsor.dead_letters") == "SELECT 1"
 
 
+async def test_dashboard_makes_tokens_and_hides_names(roles: Roles) -> None:
+    made = await windsor("sources", "add", "website", database_url=roles.dashboard)
+    assert made.exit_code == 0, made.err
+    gone = await windsor("sources", "revoke", "website", database_url=roles.dashboard)
+    assert gone.exit_code == 0, gone.err
+    for statement in (
+        "INSERT INTO windsor_private.hidden_names (name) VALUES ('Feature Used')",
+        "DELETE FROM windsor_private.hidden_names",
+        "SELECT FROM windsor_dashboard.calls, windsor_dashboard.users",
+    ):
+        await execute(roles.dashboard, statement)
+
+
 @pytest.mark.parametrize("command", [["status"], ["dead-letters", "list"]])
 async def test_worker_runs_the_commands_of_an_operator_in_its_pod(
     roles: Roles, command: list[str]
@@ -198,6 +211,8 @@ REFUSED: Final = {
         "UPDATE windsor_private.calls_bounds SET pruned_before = now()",
         "DROP TABLE windsor_private.calls",
         "ALTER TABLE windsor_private.users ADD COLUMN other text",
+        "SELECT FROM windsor_private.sources",
+        "INSERT INTO windsor_private.hidden_names (name) VALUES ('E')",
         "CREATE TABLE windsor_private.other ()",
         "CREATE TABLE windsor.other ()",
         "CREATE SCHEMA other",
@@ -213,6 +228,10 @@ REFUSED: Final = {
         "UPDATE windsor.dead_letters SET detail = 'other'",
         "UPDATE windsor_private.dead_letters SET value = ''",
         "DELETE FROM windsor_private.dead_letters",
+        "DELETE FROM windsor_private.sources",
+        "UPDATE windsor_private.sources SET token_hash = ''",
+        "UPDATE windsor_dashboard.users SET user_id = 'other'",
+        "SELECT windsor_dashboard.grant_to('windsor_reader')",
         "SELECT windsor_private.ensure_week('2026-11-02')",
         "SELECT windsor_private.abandon_prunings()",
         "SELECT nextval('windsor_private.identities_id_seq')",
@@ -222,6 +241,7 @@ REFUSED: Final = {
     "reader": [
         "SELECT FROM windsor_private.calls",
         "SELECT FROM windsor_private.dead_letters",
+        "SELECT FROM windsor_dashboard.calls",
         "SELECT windsor_private.ensure_week('2026-11-02')",
         "SET transaction_read_only = off; UPDATE windsor.dead_letters SET detail = 'other'",
         "SET transaction_read_only = off; DELETE FROM windsor.users",

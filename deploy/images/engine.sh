@@ -17,6 +17,8 @@ engine=
 # shellcheck disable=SC2317 # called by the trap
 finish() {
     test -z "$engine" || { kill "$engine" 2>/dev/null && wait "$engine" || true; }
+    # It leaves its own network behind.
+    umount "$folder/run/netns/default" 2>/dev/null || true
     rm -rf "$folder"
 }
 trap finish EXIT

@@ -1,6 +1,7 @@
 #!/bin/sh
 # As the image apache/kafka: KAFKA_FOO_BAR is foo.bar in server.properties.
-set -eu
+# The star is Java's, not the shell's.
+set -euf
 config=/tmp/server.properties
 env | sed -n 's/^KAFKA_//p' | while IFS='=' read -r name value; do
     echo "$(echo "$name" | tr 'A-Z_' 'a-z.')=$value"

@@ -1,21 +1,18 @@
 """A real Chromium that is signed in to a dashboard, and axe-core to look at what it shows."""
 
 import re
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
+from tests import programs
 from tests.dashboard.looking import Looker
 
 _FOLDER = Path(__file__).parent
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # An avatar that is not fetched, and a page that says that it is not there.
 _EXPECTED = re.compile(r"net::ERR_FAILED|status of 404")
@@ -25,12 +22,8 @@ Scheme = Literal["light", "dark"]
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """Start the machine's Chromium; a machine without one is a failure, never a skip."""
-    path = next(filter(None, map(shutil.which, _NAMES)), None)
-    if path is None:
-        pytest.fail(
-            "the pages are tested in Chromium: install it, such as by `apt install chromium`"
-        )
+    """Start the machine's Chromium."""
+    path = programs.chromium()
     async with async_playwright() as playwright:
         # As root, in a container, it has no sandbox of its own.
         browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -82,12 +75,7 @@ async def page_of(
 @cache
 def axe_script() -> str:
     """axe-core, as its own lock file has it."""
-    script = _FOLDER / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.is_file():
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.fail("the pages are tested with axe-core: install npm")
-        subprocess.run([npm, "ci", "--silent"], cwd=_FOLDER, check=True, timeout=120)
+    script = programs.npm_packages(_FOLDER) / "axe-core" / "axe.min.js"
     return script.read_text(encoding="utf-8")
 
 

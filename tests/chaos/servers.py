@@ -21,7 +21,7 @@ from demo.servers import Kafka, Postgres, embedded_kafka, embedded_postgres, fre
 from tests.proxy import Address, Proxy, proxying
 
 # An ordinary role owns the database, as in production: a superuser's connections have no limit.
-ROLE: Final = "windsor_worker"
+ROLE: Final = "chaos_owner"
 
 # Speed for safety: nothing of it outlives a crash of the machine, but all a crash of the server.
 _SETTINGS: Final = {"fsync": "off", "full_page_writes": "off", "max_connections": "100"}

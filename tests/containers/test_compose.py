@@ -57,12 +57,14 @@ def read(compose: list[str], file: Path) -> Any:  # noqa: ANN401 - a document
 def test_compose_brings_up_all_of_it(compose: list[str]) -> None:
     services = read(compose, FILE)["services"]
 
-    assert set(services) == {"kafka", "postgres", "migrate", "worker", "prometheus", "grafana"}
+    assert set(services) == {
+        "kafka", "postgres", "migrate", "worker", "dashboard", "prometheus", "grafana",
+    }  # fmt: skip
     for name, service in services.items():
         published = service.get("ports", [])
         assert {port["host_ip"] for port in published} <= {"127.0.0.1"}, name
         assert not service["image"].endswith(":latest") or service["image"] == "windsor:latest"
-    for name in ("migrate", "worker"):
+    for name in ("migrate", "worker", "dashboard"):
         service = services[name]
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]

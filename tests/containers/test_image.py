@@ -163,7 +163,7 @@ def test_image_says_what_it_is_and_runs_as_nobody_in_particular(engine: Any, ima
 
     assert config["User"] == "10001:10001"
     assert (config["Entrypoint"], config["Cmd"]) == (["windsor"], ["consume"])
-    assert set(config["ExposedPorts"]) == {"9464/tcp"}
+    assert set(config["ExposedPorts"]) == {"9464/tcp", "8321/tcp"}
     assert config["StopSignal"] == "SIGTERM"
     assert config.get("Healthcheck") is None
     labels = config["Labels"]

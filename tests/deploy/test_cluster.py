@@ -321,7 +321,7 @@ def test_pods_reach_only_what_they_need_and_only_who_must_reaches_them(overlay: 
         "worker": [53, 53, 5432, kafka],
         "dashboard": [53, 53, 5432, kafka],
     }
-    assert into == {"migrate": [], "worker": ["metrics"], "dashboard": ["http"]}
+    assert into == {"migrate": [], "worker": ["metrics"], "dashboard": ["http", "metrics"]}
 
 
 def selects(selector: Manifest, labels: Manifest) -> bool:

@@ -13,6 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from consumer.metrics import Metrics
 from consumer.ports import TopicPartition
+from dashboard.metrics import EndpointMetrics
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -27,7 +28,7 @@ NAME = r"\b(?:windsor|process|python)_\w+"
 
 
 def exported() -> dict[str, set[str]]:
-    """The labels of each series that a worker has once all has happened."""
+    """The labels of each series that worker and endpoint have once all has happened."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     metrics = Metrics(registry)
@@ -39,6 +40,11 @@ def exported() -> dict[str, set[str]]:
     metrics.fetch_retried("bootstrap")
     metrics.set_lag({TopicPartition("t", 0): 1}, {TopicPartition("t", 0): 0}, 0.0)
     metrics.set_pool(1, 0)
+    endpoint = EndpointMetrics(registry)
+    endpoint.answered("/v1/batch", 503, "unavailable")
+    endpoint.accepted(["track"], 0.1)
+    endpoint.cut_off("slow")
+    endpoint.produce_failed("KafkaTimeoutError")
     found: dict[str, set[str]] = {}
     for family in registry.collect():
         for sample in family.samples:
@@ -97,7 +103,7 @@ def test_labels_in_words_are_those_that_the_expression_leaves() -> None:
             ]
 
 
-def test_each_metric_of_the_worker_is_on_the_board() -> None:
+def test_each_metric_is_on_the_board() -> None:
     shown = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
     families = {
         re.sub(r"_(bucket|count|sum|created)$", "", name)

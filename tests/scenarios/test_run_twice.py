@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -46,8 +47,10 @@ async def test_second_run_changes_nothing(kafka_server: str, database: str, tmp_
 
     printed = await run_until_ready(environment)
     first: Views = await stored_views(database)
-    await run_until_ready(environment)
+    again = await run_until_ready(environment)
 
+    # The token that somebody has put into their code goes on working.
+    assert [token in printed for token in re.findall(r"ws_\w+", again)] == [True, True]
     assert await stored_views(database) == first
     assert len(first["users"]) > 100
     assert len(first["feed"]) > 5_000
@@ -58,6 +61,8 @@ async def test_second_run_changes_nothing(kafka_server: str, database: str, tmp_
         "Dead letters",
         "/metrics",
         "/open?key=",
+        "of them through the endpoint",
+        "curl -u ws_",
     ):
         assert heading in printed
     assert "Stopped" in printed
