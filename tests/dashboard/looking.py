@@ -1,6 +1,7 @@
 """Somebody who looks at the pages: signed in, with a story or calls by hand behind them."""
 
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,8 +37,8 @@ async def store(dsn: str, values: Iterable[bytes], start_ms: int = 1_793_750_400
 
 
 async def store_calls(dsn: str, calls: Iterable[Mapping[str, Any]]) -> None:
-    """Store calls by hand."""
-    await store(dsn, map(msgspec.json.encode, calls))
+    """Store calls by hand, of records of this moment."""
+    await store(dsn, map(msgspec.json.encode, calls), int(time.time() * 1000))
 
 
 async def store_story(dsn: str) -> None:
