@@ -167,21 +167,28 @@ met AS MATERIALIZED (
     ORDER BY m.user_id, w.occurred_at DESC, w.message_key DESC
 ),
 
+-- In order before they are looked at, so that no more are than are shown.
+in_order AS MATERIALIZED (
+    SELECT met.*
+    FROM met
+    ORDER BY met.occurred_at DESC, met.message_key DESC
+),
+
 shown AS MATERIALIZED (
     SELECT
-        met.id,
-        met.occurred_at,
-        met.message_key
-    FROM met
+        o.id,
+        o.occurred_at,
+        o.message_key
+    FROM in_order AS o
     WHERE
-        met.occurred_at = (
+        o.occurred_at = (
             SELECT
                 max((
                     SELECT s.last_at FROM windsor_dashboard.seen AS s
                     WHERE s.identity_id = m.identity_id
                 ))
             FROM windsor_dashboard.members AS m
-            WHERE m.user_id = met.id
+            WHERE m.user_id = o.id
         )
         AND (
             ($4::text IS NULL AND $5::text IS NULL AND $7::text IS NULL)
@@ -189,7 +196,7 @@ shown AS MATERIALIZED (
                 SELECT
                 FROM windsor_dashboard.users AS u
                 WHERE
-                    u.id = met.id
+                    u.id = o.id
                     AND ($4::text IS NULL OR u.group_id = $4)
                     AND (
                         $5::text IS NULL
@@ -201,7 +208,7 @@ shown AS MATERIALIZED (
                     END)
             )
         )
-    ORDER BY met.occurred_at DESC, met.message_key DESC
+    ORDER BY o.occurred_at DESC, o.message_key DESC
     LIMIT $9
 ),
 
