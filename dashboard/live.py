@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
+import asyncpg
 import structlog
 
-from consumer.errors import TransientSinkError
+from consumer.errors import WindsorError
 from dashboard.events import NEWEST, Events, Filters, Line
 
 log = structlog.get_logger()
@@ -72,7 +73,8 @@ class Live:
         while not self._stop.is_set():
             try:
                 found = await self._events.feed(_EVERYTHING, NEWEST, datetime.now(UTC), _LINES_MAX)
-            except TransientSinkError as error:
+            except (WindsorError, asyncpg.PostgresError) as error:
+                # Whatever it is, those who watch are told again once it has passed.
                 log.warning("feed.unreachable", error=str(error))
                 await asyncio.sleep(_AWAY_SECONDS)
                 continue

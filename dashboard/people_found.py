@@ -20,7 +20,9 @@ PAGE_USERS: Final = 50
 IDENTITIES_SHOWN_MAX: Final = 500
 """Of one person; more is a junk id that many share."""
 
-_WALKED_MAX: Final = 1_500
+# So many calls have some dozens of people; with a filter more are looked at.
+_WALKED_MAX: Final = 500
+_WALKED_WITH_FILTER_MAX: Final = 1_500
 _CANDIDATES_MAX: Final = 500
 _AUDIENCES_MAX: Final = 1_000
 _LAST: Final = "\U0010ffff"
@@ -179,8 +181,9 @@ class People:
         if candidates is not None:
             return await self._among(candidates, conditions, place, users_max)
         at = place_of(place)
+        walked_max = _WALKED_WITH_FILTER_MAX if filters.is_any else _WALKED_MAX
         rows = await self._views.rows(
-            _SQL["users_by_last_seen"], at.at, at.key, _WALKED_MAX, *conditions, users_max
+            _SQL["users_by_last_seen"], at.at, at.key, walked_max, *conditions, users_max
         )
         found = [row for row in rows if row["id"] is not None]
         reached = next((row for row in rows if row["id"] is None), None)

@@ -71,10 +71,11 @@ class ApiPages:
         if user is None:
             return _json({"code": "not_found", "message": "nobody has this id"}, 404)
         identities = await self._people.identities(user["id"])
-        keys = ("user_id", "email", "name", "phone", "avatar", "group_id", "identified")
+        keys = ("user_id", "email", "phone", "avatar", "group_id", "identified")
         return _json(
             {
                 **{key: user[key] for key in keys},
+                "name": user["person_name"],
                 "first_seen_at": user["first_seen_at"],
                 "last_seen_at": user["last_seen_at"],
                 "traits": msgspec.Raw(user["traits"].encode()),

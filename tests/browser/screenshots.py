@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from consumer.schema import migrate
-from demo.servers import embedded_postgres
+from demo.servers import embedded_kafka, embedded_postgres
 from demo.story import live, story
 from tests.browser.chromium import Scheme, chromium, page_of
 from tests.dashboard.looking import looking, store
@@ -46,18 +47,30 @@ def lately(now_ms: int) -> Iterator[bytes]:
         yield msgspec.json.encode(call)
 
 
-async def take(dsn: str) -> None:
+async def make_topic(kafka: str) -> None:
+    """The topic that the dashboard's endpoint writes to."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic("calls", 4, 1)])
+    finally:
+        await admin.close()
+
+
+async def take(dsn: str, kafka: str) -> None:
     """Take all pictures of one database."""
     await migrate(dsn)
     now_ms = int(time.time() * 1000)
     await store(dsn, lately(now_ms), now_ms)
-    async with looking(dsn) as looker, chromium() as browser:
+    await make_topic(kafka)
+    async with looking(dsn, kafka) as looker, chromium() as browser:
         for name in ("Website", "iOS app"):
             await looker.send("/sources/generate", name=name)
         for name, path, scheme, size in SHOTS:
             async with page_of(browser, looker, scheme, size) as page:
                 await page.goto(path)
-                await page.wait_for_timeout(800)
+                # Health draws what it has seen for a while.
+                await page.wait_for_timeout(25_000 if name == "health" else 800)
                 await page.screenshot(path=FOLDER / f"{name}.png")
             print(FOLDER / f"{name}.png")
 
@@ -67,8 +80,11 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="windsor-shots-") as folder:
         Path(folder).chmod(0o755)
-        with embedded_postgres(Path(folder) / "postgres", {"fsync": "off"}) as server:
-            asyncio.run(take(server.dsn))
+        with (
+            embedded_postgres(Path(folder) / "postgres", {"fsync": "off"}) as postgres,
+            embedded_kafka(Path(folder) / "kafka") as kafka,
+        ):
+            asyncio.run(take(postgres.dsn, kafka.bootstrap_servers))
 
 
 if __name__ == "__main__":

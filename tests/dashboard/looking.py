@@ -1,6 +1,7 @@
 """Somebody who looks at the pages: signed in, with a story or calls by hand behind them."""
 
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,8 +37,8 @@ async def store(dsn: str, values: Iterable[bytes], start_ms: int = 1_793_750_400
 
 
 async def store_calls(dsn: str, calls: Iterable[Mapping[str, Any]]) -> None:
-    """Store calls by hand."""
-    await store(dsn, map(msgspec.json.encode, calls))
+    """Store calls by hand, of records of this moment."""
+    await store(dsn, map(msgspec.json.encode, calls), int(time.time() * 1000))
 
 
 async def store_story(dsn: str) -> None:
@@ -73,10 +74,10 @@ class Looker:
 
 
 @asynccontextmanager
-async def looking(dsn: str, **settings: object) -> AsyncIterator[Looker]:
+async def looking(dsn: str, kafka: str = NOWHERE, **settings: object) -> AsyncIterator[Looker]:
     """Look at the dashboard of a database, signed in by its link."""
     async with (
-        dashboard(settings_for(NOWHERE, "calls", dsn, **settings)) as served,
+        dashboard(settings_for(kafka, "calls", dsn, **settings)) as served,
         httpx.AsyncClient(base_url=served.url, timeout=30) as client,
     ):
         answer = await client.get(served.link)

@@ -229,6 +229,16 @@ async def test_export_is_everyone_as_a_file(looker: Looker, sql: Sql) -> None:
     assert answer.headers["content-disposition"] == 'attachment; filename="users.csv"'
 
 
+async def test_api_tells_all_of_a_user(looker: Looker) -> None:
+    user = (await looker.get("/api/user?id=usr_0003")).json()
+    assert (user["user_id"], user["name"], user["email"], user["group_id"]) == (
+        "10005", "Ines Nakamura", "ines.nakamura3@example.com", "co_3",
+    )  # fmt: skip
+    assert user["traits"]["plan"] == "trial"
+    assert {one["value"] for one in user["identities"]} >= {"10005", "usr_0003", "usr_0004"}
+    assert (await looker.get("/api/user?id=nobody")).status_code == 404
+
+
 async def test_old_id_leads_to_who_they_are_now(looker: Looker) -> None:
     answer = await looker.get("/user?id=usr_0003")
     assert (answer.status_code, answer.headers["location"]) == (307, "/user?id=10005")
