@@ -30,7 +30,7 @@ def postgres_server(folder: Path) -> Iterator[str]:
     if given := os.environ.get("WINDSOR_TEST_DATABASE_URL"):
         yield given
     elif docker_answers():
-        from testcontainers.postgres import PostgresContainer  # noqa: PLC0415 - only with Docker
+        from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only with Docker
 
         with PostgresContainer("postgres:18", driver=None) as container:
             yield container.get_connection_url()

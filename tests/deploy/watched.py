@@ -123,11 +123,15 @@ def watched(folder: Path, kafka: str, topic: str, dsn: str) -> Iterator[Watched]
                     kafka_bootstrap_servers=kafka, kafka_topics=topic, database_url=dsn,
                     http_port=str(port),
                     # A sixtieth, as everything here.
+                    retry_initial_seconds=str(0.1 / FASTER),
                     retry_seconds_max=str(5 / FASTER),
                 ), stdout=log, stderr=log,
             )  # fmt: skip
         try:
             yield Watched(worker, found)
+        except BaseException as error:
+            error.add_note(f"The worker said:\n{(folder / 'worker.log').read_text()[-4000:]}")
+            raise
         finally:
             if worker.poll() is None:
                 worker.terminate()

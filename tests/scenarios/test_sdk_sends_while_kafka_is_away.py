@@ -8,7 +8,8 @@ import asyncpg
 
 from demo.servers import embedded_kafka
 from tests.dashboard.endpoint import endpoint
-from tests.test_publisher import frozen, make_topic
+from tests.processes import frozen
+from tests.test_publisher import make_topic
 from tests.worker import until_consumed, working
 
 SEND = Path(__file__).parents[1] / "sdk" / "send.py"
