@@ -190,6 +190,27 @@ shown AS MATERIALIZED (
             FROM windsor_dashboard.members AS m
             WHERE m.user_id = o.id
         )
+        -- Two calls of one moment may be on two pages: whoever was met on the one before is not
+        -- met again.
+        AND (
+            o.occurred_at < $1
+            OR NOT EXISTS (
+                SELECT
+                FROM windsor_dashboard.members AS m
+                INNER JOIN windsor_dashboard.seen AS s
+                    ON s.identity_id = m.identity_id AND s.last_at = $1
+                CROSS JOIN LATERAL (
+                    SELECT
+                    FROM windsor_dashboard.calls AS c
+                    WHERE
+                        c.identity_id = m.identity_id
+                        AND c.occurred_at = $1
+                        AND c.message_key >= $2
+                    LIMIT 1
+                ) AS c
+                WHERE m.user_id = o.id
+            )
+        )
         AND (
             ($4::text IS NULL AND $5::text IS NULL AND $7::text IS NULL)
             OR EXISTS (

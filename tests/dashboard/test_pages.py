@@ -168,6 +168,20 @@ async def test_everyone_is_listed_by_their_last_sighting(looker: Looker, sql: Sq
     assert seen == sorted(seen, reverse=True)
 
 
+async def test_nobody_is_listed_twice_whose_last_calls_are_of_one_moment(
+    database: str,
+) -> None:
+    # Everybody's calls are of two moments, so that each page ends among those of one.
+    await store_calls(database, [
+        {"type": type_, "userId": f"u{user}", "event": "Report Exported", "traits": {"n": user},
+         "messageId": f"{type_}{user}-{number}", "timestamp": f"2026-10-01T10:00:0{user % 2}Z"}
+        for user in range(150) for number in range(3) for type_ in ("track", "identify")
+    ])  # fmt: skip
+    async with looking(database) as looker:
+        items = await all_items(looker, "/api/users")
+    assert Counter(item["user_id"] for item in items) == {f"u{user}": 1 for user in range(150)}
+
+
 @pytest.mark.parametrize(
     ("text", "user_id"),
     [
