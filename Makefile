@@ -107,7 +107,8 @@ test-containers: setup ## Test the image, and the tests' servers in containers; 
 
 .PHONY: tested-containers
 tested-containers:
-	TESTCONTAINERS_RYUK_DISABLED=true WINDSOR_TEST_IMAGE=$(IMAGE) \
+	TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1 \
+		TESTCONTAINERS_CONNECTION_MODE=docker_host WINDSOR_TEST_IMAGE=$(IMAGE) \
 		$(BIN)/pytest tests/containers tests/test_status.py -m "containers or not containers"
 
 bench-pages: setup ## Measure the dashboard's pages with 1,000,000 users and 10,000,000 events
