@@ -231,7 +231,6 @@ REFUSED: Final = {
         "DELETE FROM windsor_private.sources",
         "UPDATE windsor_private.sources SET token_hash = ''",
         "UPDATE windsor_dashboard.users SET user_id = 'other'",
-        "SELECT windsor_dashboard.grant_to('windsor_reader')",
         "SELECT windsor_private.ensure_week('2026-11-02')",
         "SELECT windsor_private.abandon_prunings()",
         "SELECT nextval('windsor_private.identities_id_seq')",
