@@ -6,6 +6,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from consumer.core.call import Call, Record, Rejected
 
 
@@ -81,6 +83,14 @@ class Source(Protocol):
 
     async def stop(self) -> None:
         """Leave the group and close, within a deadline."""
+
+
+class Outgoing(msgspec.Struct, gc=False, frozen=True):
+    """A record to be written to a topic."""
+
+    key: bytes | None
+    """Records of one key keep their order; those without go anywhere."""
+    value: bytes
 
 
 class Read(NamedTuple):

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from consumer.errors import RecordRefusedError, SourceError
-from consumer.kafka.publisher import Outgoing, Publisher
+from consumer.kafka.publisher import Publisher
 from dashboard.answers import ACCEPTED, CORS_HEADERS, Answer, refused
 from dashboard.headers import SECURITY_HEADERS
 from dashboard.openapi import openapi
@@ -223,9 +223,8 @@ class Ingest:
     async def _publish(
         self, stamped: list[Stamped], timestamp_ms: int, headers: list[tuple[str, bytes]]
     ) -> None:
-        records = [Outgoing(call.key, call.value) for call in stamped]
         try:
-            await self._publisher.publish(records, timestamp_ms, headers)
+            await self._publisher.publish(stamped, timestamp_ms, headers)
         except SourceError as error:
             raise _RefusedError(KAFKA_AWAY) from error
         except RecordRefusedError as error:

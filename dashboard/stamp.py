@@ -18,6 +18,7 @@ import msgspec
 from consumer.core.call import Call, RejectReason
 from consumer.core.clock import parse_timestamp
 from consumer.core.decode import Decoder, DecodeRules
+from consumer.ports import Outgoing
 
 CALL_BYTES_MAX: Final = 32 * 1024
 BODY_BYTES_MAX: Final = 500 * 1024
@@ -66,12 +67,10 @@ class Sent(NamedTuple):
     sent_at: Any = None
 
 
-class Stamped(NamedTuple):
+class Stamped(Outgoing, gc=False, frozen=True):
     """A call as it goes to the topic."""
 
     type: str
-    key: bytes | None
-    value: bytes
 
 
 class Arrival(NamedTuple):
@@ -82,7 +81,7 @@ class Arrival(NamedTuple):
     ip: str | None
 
 
-class _Record(NamedTuple):
+class _Record(msgspec.Struct, gc=False, frozen=True):
     """What the decoder wants to know of a record."""
 
     value: bytes | None
@@ -191,11 +190,11 @@ class Stamper:
         (outcome,) = self._decoder.decode(_Record(value, timestamp_ms))
         if isinstance(outcome, Call):
             id_ = outcome.user_id or outcome.anonymous_id
-            return Stamped(outcome.type, None if id_ is None else id_.encode(), value)
+            return Stamped(None if id_ is None else id_.encode(), value, outcome.type)
         reason: RejectReason | None = getattr(outcome, "reason", None)
         if (detail := getattr(outcome, "detail", None)) is None:
             # Skipped, as its sender wishes: the worker counts it.
-            return Stamped(str(reason), None, value)
+            return Stamped(None, value, str(reason))
         if place:
             # The decoder knows how to name a place, and what is a field and what is words.
             within = b'{"batch":[%s]}' % value

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from consumer.errors import RecordRefusedError, SourceError
 from consumer.kafka import KafkaOptions
 from consumer.kafka import publisher as publisher_module
-from consumer.kafka.publisher import Outgoing, Publisher, partition_hash
+from consumer.kafka.publisher import Publisher, partition_hash
+from consumer.ports import Outgoing
 from demo.servers import embedded_kafka, free_port
 from tests.dashboard.endpoint import records_of
 from tests.processes import frozen

@@ -1,7 +1,7 @@
 """What JSON allows and Postgres does not, looked for by cheap scans of the bytes.
 
-A call is scanned once (`check_call`); only one that may hold something that jsonb refuses
-takes the slow, exact path in `stored_object`.
+A call is scanned once (`check_call`), and each part that is stored for large exponents; only one
+that may hold something that jsonb refuses takes the slow, exact path.
 
 Source: the contract, section 2.
 """
@@ -22,14 +22,9 @@ _FRACTION_DIGITS_MAX: Final = 16_383
 _DIGITS_SAFE: Final = _FRACTION_DIGITS_MAX - _EXPONENT_MAX
 _MANY_DIGITS: Final = b"0" * _DIGITS_SAFE
 _DIGITS_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
-# What of a call's bytes the scans look at: digits, `e`, signs, opening brackets. One pass makes
-# it, and the scans skip the rest in strides.
-_SKELETON: Final = bytes(
-    next((ord(k) for k, alike in {"0": b"0123456789", "e": b"eE", "-": b"+-", "[": b"[{"}.items()
-          if c in alike), 0)
-    for c in range(256)
-)  # fmt: skip
-_LARGE_EXPONENTS: Final = (b"e0000", b"e-0000")
+# Digits and signs alike, so that one search finds what may be a large exponent.
+_EXPONENTS_ALIKE: Final = bytes.maketrans(b"123456789+-E", b"00000000000e")
+_EXPONENT: Final = b"e0000"
 # Hexadecimal ids look like exponents too, but a number ends where its member does.
 _LARGE_EXPONENT: Final = re.compile(rb"[eE][+-]?\d{4,}[\s,}\]]")
 
@@ -56,20 +51,9 @@ def check_call(value: bytes, depth_max: int) -> bool:
     Raises:
         RefusedError: It is deeper than `depth_max`.
     """
-    skeleton = value.translate(_SKELETON)
-    # Most calls have fewer brackets than they may have levels.
-    if skeleton.count(b"[") > depth_max:
-        check_depth(value, depth_max)
+    check_depth(value, depth_max)
     # One byte is looked for far faster than two.
-    if (_BACKSLASH in value and b"\\u" in value) or len(value) > _DIGITS_SAFE:
-        return True
-    for exponent in _LARGE_EXPONENTS:
-        found = skeleton.find(exponent)
-        while found >= 0:
-            if _LARGE_EXPONENT.match(value, found):
-                return True
-            found = skeleton.find(exponent, found + 1)
-    return False
+    return (_BACKSLASH in value and b"\\u" in value) or len(value) > _DIGITS_SAFE
 
 
 def check_depth(value: bytes, depth_max: int, field: str = "", *, above: int = 0) -> None:
@@ -84,6 +68,7 @@ def check_depth(value: bytes, depth_max: int, field: str = "", *, above: int = 0
     Raises:
         RefusedError: It is deeper.
     """
+    # Most calls have fewer brackets than they may have levels.
     if above + value.count(b"{") + value.count(b"[") <= depth_max:
         return
     depth = above
@@ -106,7 +91,19 @@ def stored_object(raw: msgspec.Raw, field: str, *, suspicious: bool) -> bytes | 
         if value == b"null" or (value[0] == ARRAY and not value[1:-1].strip()):
             return None
         raise RefusedError("invalid_field", field, "must be an object")
-    return _storable_json(value, field) if suspicious else value
+    if suspicious or _has_large_exponent(value):
+        return _storable_json(value, field)
+    return value
+
+
+def _has_large_exponent(value: bytes) -> bool:
+    alike = value.translate(_EXPONENTS_ALIKE)
+    found = alike.find(_EXPONENT)
+    while found >= 0:
+        if _LARGE_EXPONENT.match(value, found):
+            return True
+        found = alike.find(_EXPONENT, found + 1)
+    return False
 
 
 def _storable_json(value: bytes, field: str) -> bytes:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import aiokafka
 import structlog
@@ -26,6 +26,7 @@ from aiokafka import errors as kafka_errors
 
 from consumer.errors import RecordRefusedError, SourceError
 from consumer.kafka.options import KafkaOptions, security_of
+from consumer.ports import Outgoing
 
 log = structlog.get_logger()
 
@@ -44,14 +45,6 @@ _KEYS_REMEMBERED_MAX: Final = 65_536
 Headers = Sequence[tuple[str, bytes]]
 
 
-class Outgoing(NamedTuple):
-    """A record to be written."""
-
-    key: bytes | None
-    """Records of one key keep their order; those without go anywhere."""
-    value: bytes
-
-
 class PublisherObserver(Protocol):
     """Is told what happens, once a batch."""
 
@@ -65,10 +58,13 @@ class PublisherObserver(Protocol):
 class _Request:
     """The records of one caller, until the last is acknowledged."""
 
-    __slots__ = ("acknowledged", "deadline", "is_abandoned", "left")
+    __slots__ = ("acknowledged", "deadline", "headers", "is_abandoned", "left", "timestamp_ms")
 
-    def __init__(self, left: int, deadline: float) -> None:
+    def __init__(self, left: int, timestamp_ms: int, headers: Headers, deadline: float) -> None:
         self.left = left
+        self.timestamp_ms = timestamp_ms
+        # The client takes no other sequence.
+        self.headers = list(headers)
         self.deadline = deadline
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_abandoned = False
@@ -84,13 +80,8 @@ class _Request:
             self.acknowledged.set_exception(error)
 
 
-class _Entry(NamedTuple):
-    """A record that waits in a partition's queue."""
-
-    record: Outgoing
-    timestamp_ms: int
-    headers: list[tuple[str, bytes]]
-    request: _Request
+_Entry: TypeAlias = tuple[Outgoing, _Request]
+"""A record that waits in a partition's queue, and whose it is."""
 
 
 class _Partition:
@@ -112,12 +103,12 @@ class _Partition:
         taken: list[_Entry] = []
         size = 0
         while self.waiting:
-            entry = self.waiting[0]
-            size += len(entry.record.value) + _RECORD_OVERHEAD_BYTES
+            record, request = entry = self.waiting[0]
+            size += len(record.value) + _RECORD_OVERHEAD_BYTES
             if taken and size > self.batch_bytes_max:
                 break
             self.waiting.popleft()
-            if not entry.request.is_abandoned:
+            if not request.is_abandoned:
                 taken.append(entry)
         return taken
 
@@ -169,12 +160,11 @@ class Publisher:
         ]
         if any(self._partitions[number].is_stuck for number in chosen):
             raise SourceError("Kafka does not answer")
-        request = _Request(len(records), time.monotonic() + self._timeout_seconds)
+        deadline = time.monotonic() + self._timeout_seconds
+        request = _Request(len(records), timestamp_ms, headers, deadline)
         self._requests.append(request)
-        # The client takes no other sequence.
-        listed = list(headers)
         for record, number in zip(records, chosen, strict=True):
-            self._partitions[number].put(_Entry(record, timestamp_ms, listed, request))
+            self._partitions[number].put((record, request))
         try:
             await request.acknowledged
         finally:
@@ -262,13 +252,18 @@ class Publisher:
     async def _write(self, producer: Any, number: int, entries: list[_Entry]) -> None:  # noqa: ANN401 - likewise
         begun_at = time.monotonic()
         builder = producer.create_batch()
-        for (key, value), timestamp_ms, headers, _ in entries:
-            builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
+        for record, request in entries:
+            builder.append(
+                timestamp=request.timestamp_ms,
+                key=record.key,
+                value=record.value,
+                headers=request.headers,
+            )
         builder.close()
         await (await producer.send_batch(builder, self._topic, partition=number))
         self._observer.batch_produced(len(entries), time.monotonic() - begun_at)
-        for entry in entries:
-            entry.request.succeed()
+        for _, request in entries:
+            request.succeed()
 
     def _refused(
         self, partition: _Partition, entries: list[_Entry], error: kafka_errors.KafkaError
@@ -323,8 +318,8 @@ class Publisher:
 
 
 def _fail(entries: list[_Entry], error: Exception) -> None:
-    for entry in entries:
-        entry.request.fail(error)
+    for _, request in entries:
+        request.fail(error)
 
 
 @lru_cache(maxsize=_KEYS_REMEMBERED_MAX)

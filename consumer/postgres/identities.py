@@ -9,6 +9,8 @@ in which everything is asked anew.
 
 from typing import Final, NamedTuple, TypeAlias
 
+import msgspec
+
 from consumer.core.call import Clock, Identity, IdentityKind
 from consumer.core.fold import KINDS, Deltas
 from consumer.core.merge import IdentityState
@@ -21,7 +23,7 @@ _SQL: Final = load_queries("write.sql")
 _REMEMBERED_MAX: Final = 100_000
 
 
-class Known(NamedTuple):
+class Known(msgspec.Struct, gc=False, frozen=True):
     """What was read or written of an identity, now or earlier."""
 
     id: int
@@ -42,7 +44,7 @@ class Named(NamedTuple):
     """All of them; those to be inserted with the ids reserved for them."""
     missing: list[Identity]
     """Those to be inserted."""
-    fresh: list[Identity]
+    fresh: dict[IdentityKind, list[str]]
     """Those to be remembered once the batch is committed; others are added as they change."""
 
     def learn(self, state: IdentityState) -> None:
@@ -50,7 +52,7 @@ class Named(NamedTuple):
         claimed = None if state.claim is None else state.claim[0]
         known = Known(state.id, state.listed, state.identified, claimed)
         self.known[state.kind][state.value] = known
-        self.fresh.append(Identity(state.kind, state.value))
+        self.fresh[state.kind].append(state.value)
 
 
 class Identities:
@@ -67,15 +69,16 @@ class Identities:
             history = await connection.fetchval(_SQL["history_now"])
             self.begin(history)
         known: KnownByValue = {}
-        fresh: list[Identity] = []
+        fresh: dict[IdentityKind, list[str]] = {}
         unknown: list[Identity] = []
         for kind in KINDS:
             young, old = self._young[kind], self._old[kind]
             found = known[kind] = {}
+            of_kind = fresh[kind] = []
             for value in deltas.of_kind(kind):
                 remembered = young.get(value)
                 if remembered is None:
-                    fresh.append(Identity(kind, value))
+                    of_kind.append(value)
                     remembered = old.get(value)
                 if remembered is None:
                     unknown.append(Identity(kind, value))
@@ -95,8 +98,10 @@ class Identities:
         """Keep what was read or committed, should its history last."""
         if named.history != self._history:
             return
-        for kind, value in named.fresh:
-            self._young[kind][value] = named.known[kind][value]
+        for kind, values in named.fresh.items():
+            young, known = self._young[kind], named.known[kind]
+            for value in values:
+                young[value] = known[value]
         if sum(map(len, self._young.values())) > _REMEMBERED_MAX:
             for kind in KINDS:
                 self._young[kind], self._old[kind] = {}, self._young[kind]

@@ -171,15 +171,15 @@ def _changing(
     for kind in KINDS:
         known_of_kind = known[kind]
         for value, delta in deltas.of_kind(kind).items():
-            id_, listed, identified, claimed = known_of_kind[value]
+            stored = known_of_kind[value]
             if (
                 delta.traits is not None
                 or delta.group is not None
-                or (delta.listed and not listed)
-                or (delta.identified and not identified)
-                or (delta.claim is not None and _may_claim(kind, delta.claim, claimed))
-            ) and id_ not in made:
-                changing[id_] = delta
+                or (delta.listed and not stored.listed)
+                or (delta.identified and not stored.identified)
+                or (delta.claim is not None and _may_claim(kind, delta.claim, stored.claimed))
+            ) and stored.id not in made:
+                changing[stored.id] = delta
     return changing
 
 
