@@ -37,6 +37,8 @@ from consumer.settings import Settings, require
 log = structlog.get_logger()
 
 _LAG_INTERVAL_SECONDS = 5.0
+# What the lanes may hold: some ten thousand calls each.
+_OBJECTS_IN_FLIGHT = 500_000
 # The first turn comes soon: a week ahead may be missing, or a pruning half done.
 _UPKEEP_FIRST_SECONDS = 5.0
 _UPKEEP_INTERVAL_SECONDS = 3600.0
@@ -155,7 +157,7 @@ async def consume(
         DeadTopicError: Most of a topic is dead letters.
     """
     check_settings(settings)
-    _collect_rarely()
+    collect_rarely(_OBJECTS_IN_FLIGHT)
     stop = stop or asyncio.Event()
     stop_on_signals(stop)
     registry = CollectorRegistry()
@@ -346,14 +348,17 @@ def _wants_spans(environ: Mapping[str, str]) -> bool:
     )
 
 
-def _collect_rarely() -> None:
+def collect_rarely(objects: int) -> None:
     """Spare the calls in flight, which hold no cycles, from being searched for some.
 
-    A tenth of the worker's time went there; what cycles there are (exceptions, tasks) can wait.
+    A tenth of the time went there; what cycles there are (exceptions, tasks) can wait.
+
+    Args:
+        objects: So many are made, beyond those that are freed, between two searches.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(500_000, 50, 100)
+    gc.set_threshold(objects, 50, 100)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
