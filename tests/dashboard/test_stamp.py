@@ -162,6 +162,18 @@ def test_the_callers_address_is_added_where_there_is_none() -> None:
     assert stamped({**TRACK, "context": {"ip": None}}, ip="192.0.2.7")["context"] == {"ip": None}
 
 
+def test_address_of_something_else_is_not_the_callers() -> None:
+    context = {"device": {"ip": "198.51.100.1"}}
+    assert stamped({**TRACK, "context": context}, ip="192.0.2.7")["context"] == {
+        **context, "ip": "192.0.2.7",
+    }  # fmt: skip
+
+
+def test_address_is_the_senders_however_its_key_is_spelled() -> None:
+    raw = b'{"userId": "jane", "event": "E", "context": {"\\u0069p": "198.51.100.1"}}'
+    assert stamped(raw, ip="192.0.2.7")["context"] == {"ip": "198.51.100.1"}
+
+
 def test_a_batch_lends_its_context_and_the_calls_own_keys_win() -> None:
     calls = stamp(
         {
