@@ -37,8 +37,6 @@ from consumer.settings import Settings, require
 log = structlog.get_logger()
 
 _LAG_INTERVAL_SECONDS = 5.0
-# What the lanes may hold: some ten thousand calls each.
-_OBJECTS_IN_FLIGHT = 500_000
 # The first turn comes soon: a week ahead may be missing, or a pruning half done.
 _UPKEEP_FIRST_SECONDS = 5.0
 _UPKEEP_INTERVAL_SECONDS = 3600.0
@@ -157,7 +155,7 @@ async def consume(
         DeadTopicError: Most of a topic is dead letters.
     """
     check_settings(settings)
-    collect_rarely(_OBJECTS_IN_FLIGHT)
+    _collect_rarely()
     stop = stop or asyncio.Event()
     stop_on_signals(stop)
     registry = CollectorRegistry()
@@ -348,17 +346,14 @@ def _wants_spans(environ: Mapping[str, str]) -> bool:
     )
 
 
-def collect_rarely(objects: int) -> None:
+def _collect_rarely() -> None:
     """Spare the calls in flight, which hold no cycles, from being searched for some.
 
-    A tenth of the time went there; what cycles there are (exceptions, tasks) can wait.
-
-    Args:
-        objects: So many are made, beyond those that are freed, between two searches.
+    A tenth of the worker's time went there; what cycles there are (exceptions, tasks) can wait.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(objects, 50, 100)
+    gc.set_threshold(500_000, 50, 100)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from consumer.app import collect_rarely, decode_rules, kafka_options, stop_on_signals
+from consumer.app import decode_rules, kafka_options, stop_on_signals
 from consumer.errors import ConfigError, SchemaError, TransientSinkError
 from consumer.health import Probe, health_app, serving
 from consumer.kafka.options import names_of, reads_topic
@@ -38,8 +38,6 @@ log = structlog.get_logger()
 
 # People look at few pages at once; what is beyond waits for a connection.
 _CONNECTIONS_MAX = 8
-# A few requests of the largest kind; pages leave more cycles behind than a worker does.
-_OBJECTS_IN_FLIGHT = 50_000
 
 
 async def serve(
@@ -103,7 +101,6 @@ async def serve(
                 bounded(bounds),
             )
         )
-        collect_rarely(_OBJECTS_IN_FLIGHT)
         log.info("dashboard.started", port=port, http_port=probes_port, topic=topic)
         if started is not None:
             started(port, probes_port)

@@ -123,8 +123,6 @@ class Decoder:
         self._rules = rules or DecodeRules()
         # Ids met lately that name somebody: the same people come again and again.
         self._people: dict[str, str] = {}
-        # The calls of one request were received at one moment.
-        self._received_last: tuple[str, int | None] = ("", None)
 
     def decode(self, record: Record, expired_before: int | None = None) -> Sequence[Outcome]:
         """Decode one record.
@@ -247,7 +245,7 @@ class Decoder:
         call_type: CallType = wire.type
         if call_type.__class__ is not str or call_type not in _CALL_TYPES:
             call_type = _type(wire)
-        received_at = self._received_at(
+        received_at = parse_timestamp(
             wire.received_at or wire.received_at_snake or envelope.received_at
         )
         at = parse_timestamp(wire.timestamp)
@@ -349,15 +347,6 @@ class Decoder:
                 "too_large", "", f"call of {len(value)} bytes, at most {self._rules.call_bytes_max}"
             )
         return check_call(value, self._rules.depth_max)
-
-    def _received_at(self, value: object) -> int | None:
-        text, at = self._received_last
-        if not isinstance(value, str):
-            return parse_timestamp(value)
-        if value != text:
-            at = parse_timestamp(value)
-            self._received_last = (value, at)
-        return at
 
     def _id(self, value: object, field: str) -> str | None:
         return normalised_id(value, field, self._rules.id_chars_max)
