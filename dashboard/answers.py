@@ -5,6 +5,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from dashboard.headers import SECURITY_HEADERS
+
 _encode = msgspec.json.Encoder().encode
 
 CORS_HEADERS: Final = (
@@ -36,7 +38,7 @@ def refused(
     """Make a refusal.
 
     Args:
-        status: 400, 401, 404, 405, 413, 429 or 503.
+        status: 400, 401, 404, 405, 413, 429, 431 or 503.
         code: snake_case, for a program.
         message: For a person; it may quote names of fields, never what they hold.
         retry_after_seconds: When it may be tried again.
@@ -49,3 +51,11 @@ def refused(
         more.append((b"www-authenticate", b'Basic realm="windsor", charset="UTF-8"'))
     body = _encode({"success": False, "code": code, "message": message})
     return Answer(status, body, tuple(more), code)
+
+
+def headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """All headers of an answer, as ASGI wants them."""
+    headers = [*CORS_HEADERS, *SECURITY_HEADERS, *answer.headers]
+    if answer.body:
+        headers.append((b"content-type", b"application/json"))
+    return [*headers, (b"content-length", b"%d" % len(answer.body))]

@@ -105,7 +105,7 @@ async def serve(
         if started is not None:
             started(port, probes_port)
         if told is not None:
-            told(doors.address(settings.dashboard_url or f"http://{_shown(settings)}:{port}"))
+            told(doors.address(settings.dashboard_url or f"http://{shown_host(settings)}:{port}"))
         await stop.wait()
     log.info("dashboard.stopped")
 
@@ -155,7 +155,7 @@ def _endpoint_and_pages(
     return app
 
 
-def _shown(settings: Settings) -> str:
+def shown_host(settings: Settings) -> str:
     """The host as a browser on this machine reaches it."""
     host = settings.dashboard_host
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound

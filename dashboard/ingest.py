@@ -14,6 +14,7 @@ import asyncio
 import base64
 import binascii
 import os
+import re
 import time
 import zlib
 from functools import lru_cache
@@ -24,8 +25,7 @@ import structlog
 
 from consumer.errors import RecordRefusedError, SourceError
 from consumer.kafka.publisher import Publisher
-from dashboard.answers import ACCEPTED, CORS_HEADERS, Answer, refused
-from dashboard.headers import SECURITY_HEADERS
+from dashboard.answers import ACCEPTED, Answer, headers_of, refused
 from dashboard.openapi import openapi
 from dashboard.sources import KnownSource, Sources
 from dashboard.stamp import BODY_BYTES_MAX, Arrival, BadCallError, Sent, Stamped, Stamper, read_body
@@ -40,8 +40,8 @@ log = structlog.get_logger()
 _TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
 _BATCH: Final = "batch"
 _METRICS: Final = "metrics"
-_SETTINGS_PREFIX: Final = "/v1/projects/"
-_SETTINGS_SUFFIX: Final = "/settings"
+# Clients whose host has no `/v1` ask without it, and send to `/b`.
+_SETTINGS: Final = re.compile(r"(/v1)?/projects/(?P<token>.*)/settings/*", re.DOTALL)
 
 # Calls that are stamped before others get a turn: some two milliseconds.
 _TURN_CALLS: Final = 100
@@ -54,9 +54,15 @@ _PREFLIGHT_HEADERS: Final = (
 )
 
 NOT_FOUND: Final = refused(404, "not_found", "no such path: see /openapi.json")
-NOT_ALLOWED: Final = refused(
-    405, "method_not_allowed", "calls are sent by POST", headers=((b"allow", b"POST, OPTIONS"),)
-)
+
+
+def _not_allowed(message: str, allowed: bytes) -> Answer:
+    return refused(405, "method_not_allowed", message, headers=((b"allow", allowed),))
+
+
+CALLS_BY_POST: Final = _not_allowed("calls are sent by POST", b"POST, OPTIONS")
+DOCUMENT_BY_GET: Final = _not_allowed("the document is asked for by GET", b"GET, HEAD")
+SETTINGS_BY_GET: Final = _not_allowed("settings are asked for by GET", b"GET, HEAD, OPTIONS")
 TOO_LARGE: Final = refused(
     413, "too_large", f"body: at most {BODY_BYTES_MAX} bytes, after decompression too"
 )
@@ -136,11 +142,11 @@ class Ingest:
         takes = PATHS.get(path)
         if takes is not None:
             answer = await self._answer(takes, scope, receive)
-        elif path.startswith(_SETTINGS_PREFIX) and path.rstrip("/").endswith(_SETTINGS_SUFFIX):
-            path = f"{_SETTINGS_PREFIX}TOKEN{_SETTINGS_SUFFIX}"
-            answer = await self._settings(scope)
+        elif (asked := _SETTINGS.fullmatch(path)) is not None:
+            path = f"{asked[1] or ''}/projects/TOKEN/settings"
+            answer = await self._settings(scope, asked["token"])
         elif path == "/openapi.json":
-            answer = _DOCUMENT if scope["method"] in {"GET", "HEAD"} else NOT_ALLOWED
+            answer = _DOCUMENT if scope["method"] in {"GET", "HEAD"} else DOCUMENT_BY_GET
         elif path.startswith("/v1/"):
             path = "other"
             answer = NOT_FOUND
@@ -156,7 +162,7 @@ class Ingest:
         if method == "OPTIONS":
             return PREFLIGHT
         if method != "POST":
-            return NOT_ALLOWED
+            return CALLS_BY_POST
         begun_at = time.perf_counter()
         reserved = _Reserved(self)
         try:
@@ -179,7 +185,7 @@ class Ingest:
         token = _token_of(request.authorization)
         # Before the body is read, where the headers tell.
         source = await self._source_of(token) if token is not None else None
-        body = await _body(request, receive, reserved)
+        body = await _body(request, receive, reserved, is_known=source is not None)
         if request.takes == _METRICS:
             # The browser's own; they say nothing of customers.
             return []
@@ -230,16 +236,12 @@ class Ingest:
         except RecordRefusedError as error:
             raise _RefusedError(refused(413, "too_large", str(error))) from error
 
-    async def _settings(self, scope: "Scope") -> Answer:
+    async def _settings(self, scope: "Scope", token: str) -> Answer:
         """What a browser's or a phone's SDK asks for before it sends anything."""
         if scope["method"] == "OPTIONS":
             return PREFLIGHT
         if scope["method"] not in {"GET", "HEAD"}:
-            return refused(
-                405, "method_not_allowed", "settings are asked for by GET",
-                headers=((b"allow", b"GET, OPTIONS"),),
-            )  # fmt: skip
-        token = scope["path"].rstrip("/")[len(_SETTINGS_PREFIX) : -len(_SETTINGS_SUFFIX)]
+            return SETTINGS_BY_GET
         found = await self._sources.source_of(token)
         if isinstance(found, Answer):
             return found
@@ -365,23 +367,28 @@ def _token_of(authorization: bytes | None) -> str | None:
     return pair.partition(":")[0] or None
 
 
-async def _body(request: _Request, receive: "Receive", reserved: _Reserved) -> bytes:
+async def _body(
+    request: _Request, receive: "Receive", reserved: _Reserved, *, is_known: bool
+) -> bytes:
     """Read a body within its bounds, and decompress it within them.
 
-    What is left unread of one that is refused, the server reads and throws away.
+    What is left unread of one that is refused, the server reads and throws away. Room is kept
+    for what a sender announces only if we know whose it is: to announce costs nothing.
 
     Raises:
         _RefusedError: It is too large, cut short, or not what it says.
     """
     if request.encoding not in {b"", b"identity", b"gzip"}:
         raise _RefusedError(UNKNOWN_ENCODING)
-    if request.length is not None:
-        # The server has seen to it that it is a number.
-        length = int(request.length)
-        if length > BODY_BYTES_MAX:
-            raise _RefusedError(TOO_LARGE)
+    # The server has seen to it that it is a number.
+    length = None if request.length is None else int(request.length)
+    if length is not None and length > BODY_BYTES_MAX:
+        raise _RefusedError(TOO_LARGE)
+    if length is not None and is_known:
         reserved.add(length)
-    body = await _read_whole(receive, reserved if request.length is None else None)
+        body = await _read_whole(receive, None)
+    else:
+        body = await _read_whole(receive, reserved)
     if request.encoding == b"gzip":
         body = _unzipped(body)
         reserved.add(len(body))
@@ -389,7 +396,7 @@ async def _body(request: _Request, receive: "Receive", reserved: _Reserved) -> b
 
 
 async def _read_whole(receive: "Receive", reserved: _Reserved | None) -> bytes:
-    """Read to the end; what has no length is reserved as it comes."""
+    """Read to the end; what was not reserved before is as it comes."""
     body = bytearray()
     while True:
         message = await receive()
@@ -432,17 +439,10 @@ def _read(body: bytes, *, is_batch: bool) -> Sent:
         raise _RefusedError(refused(status, bad.code, bad.message)) from bad
 
 
-def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
-    headers = [*CORS_HEADERS, *SECURITY_HEADERS, *answer.headers]
-    if answer.body:
-        headers.append((b"content-type", b"application/json"))
-    return [*headers, (b"content-length", b"%d" % len(answer.body))]
-
-
-_SUCCESS_HEADERS: Final = _headers_of(ACCEPTED)
+_SUCCESS_HEADERS: Final = headers_of(ACCEPTED)
 
 
 async def _send(send: "Send", answer: Answer) -> None:
-    headers = _SUCCESS_HEADERS if answer is ACCEPTED else _headers_of(answer)
+    headers = _SUCCESS_HEADERS if answer is ACCEPTED else headers_of(answer)
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -101,7 +101,7 @@ class Accepted(msgspec.Struct):
 
 
 class Refused(msgspec.Struct):
-    """Nothing of the request was accepted."""
+    """The request was not accepted; after a 503, or the topic's 413, Kafka may have some of it."""
 
     success: bool
     code: Annotated[str, Meta(description="snake_case, for a program.")]
@@ -118,6 +118,7 @@ _REFUSALS: Final = {
     "413": f"Over {CALL_BYTES_MAX:,} bytes a call, {BODY_BYTES_MAX:,} or {BATCH_CALLS_MAX:,} calls"
     " a request.",
     "429": "This token sends too fast: again after `Retry-After` seconds.",
+    "431": "The headers are too large.",
     "503": "Kafka is away, or too much is in flight: again after `Retry-After` seconds.",
 }
 
@@ -129,7 +130,8 @@ def openapi() -> Json:
         structs, ref_template="#/components/schemas/{name}"
     )
     paths = {f"/v1/{name}": {"post": _sending(name, body)} for name, body in _BODIES.items()}
-    paths["/v1/projects/{token}/settings"] = {"get": _settings()}
+    for prefix, operation_id in (("/v1", "settings"), ("", "settingsWithoutVersion")):
+        paths[f"{prefix}/projects/{{token}}/settings"] = {"get": _settings(operation_id)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -166,10 +168,10 @@ def _sending(name: str, body: type[msgspec.Struct]) -> Json:
     }
 
 
-def _settings() -> Json:
+def _settings(operation_id: str) -> Json:
     parameter = {"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
-        "operationId": "settings",
+        "operationId": operation_id,
         "summary": "What an SDK in a browser or an app asks for first.",
         "security": [],
         "parameters": [parameter],

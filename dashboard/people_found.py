@@ -23,6 +23,7 @@ IDENTITIES_SHOWN_MAX: Final = 500
 # So many calls have some dozens of people; with a filter more are looked at.
 _WALKED_MAX: Final = 500
 _WALKED_WITH_FILTER_MAX: Final = 1_500
+_EXPORTED_AT_ONCE: Final = 1_000
 _CANDIDATES_MAX: Final = 500
 _AUDIENCES_MAX: Final = 1_000
 _LAST: Final = "\U0010ffff"
@@ -195,12 +196,20 @@ class People:
         return FoundUsers(users, _place(reached).text(), reached["occurred_at"])
 
     async def export(self, filters: UserFilters) -> AsyncIterator[Row]:
-        """All users that fit, as a stream."""
+        """All users that fit, however many, each as they are when their turn comes.
+
+        Asked for a thousand at a time, for one snapshot of all would keep a connection, and what
+        Postgres may not clean up, for as long as somebody reads.
+        """
         ids = await self._searched(filters.search) if filters.search else None
-        async for row in self._views.stream(
-            _SQL["users_export"], *await self._conditions(filters), ids
+        conditions = await self._conditions(filters)
+        after = 0
+        while rows := await self._views.next_rows(
+            _SQL["users_export"], *conditions, ids, after, _EXPORTED_AT_ONCE
         ):
-            yield row
+            for row in rows:
+                yield row
+            after = rows[-1]["id"]
 
     async def _candidates(self, filters: UserFilters) -> list[int] | None:
         """The users that fit are among these; None where all have to be looked at."""

@@ -22,7 +22,7 @@ class Snippet(NamedTuple):
 
     title: str
     language: str
-    """For highlighting: sh, python, javascript or html."""
+    """As HTML names it: sh, python or javascript."""
     code: str
 
 

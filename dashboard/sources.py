@@ -3,6 +3,7 @@
 Tokens are checked in memory. What changes in the database is told to every replica as it is
 committed (LISTEN), and read again each second besides, for where a pooler swallows that. While
 the database is away the sources known last go on, for an hour: calls are safe in Kafka without it.
+That there is no such source is said by a reading alone that began after the sender asked.
 """
 
 import asyncio
@@ -87,6 +88,7 @@ class Sources:
         """
         if token is None:
             return NO_TOKEN
+        asked_at = time.monotonic()
         source_id = source_id_of(token)
         if source_id is not None and source_id not in self._known:
             # Perhaps so new that we have not heard of it.
@@ -94,6 +96,9 @@ class Sources:
         known = self._known.get(source_id or "")
         is_theirs = is_token(token, known.token_hash if known else _NOBODYS_HASH)
         if not self._is_fresh():
+            return UNCHECKED_TOKEN
+        if known is None and source_id is not None and not self._has_read_since(asked_at):
+            # Senders throw away what is answered 401.
             return UNCHECKED_TOKEN
         if known is None or not is_theirs:
             return UNKNOWN_TOKEN
@@ -145,12 +150,16 @@ class Sources:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _reread(self) -> None:
-        """Wait for a reading that begins after now."""
+        """Wait for a reading that begins after now; it may fail, or take too long."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._woken.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(waiter, _REREAD_SECONDS_MAX)
+
+    def _has_read_since(self, moment: float) -> bool:
+        """Whether what is known was read by a reading that began after a moment."""
+        return self._read_at is not None and self._read_at >= moment
 
     def _is_fresh(self) -> bool:
         read_at = self._read_at

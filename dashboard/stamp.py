@@ -157,6 +157,8 @@ class Stamper:
         lent = self._lent(sent)
         received_at = _raw_time(arrival.at)
         sent_at = parse_timestamp(sent.sent_at)
+        # A proxy passes on what it was told, which need be no address.
+        ip = None if arrival.ip is None else _encode(arrival.ip)
         stamped_bytes = 0
         for position, raw in enumerate(sent.calls):
             place = f"batch[{position}]" if sent.is_batch else ""
@@ -168,7 +170,7 @@ class Stamper:
             fields.pop("received_at", None)
             _stamp_id(fields, random, position)
             _stamp_time(fields, arrival.at, sent_at, sent)
-            _stamp_context(fields, lent, arrival.ip)
+            _stamp_context(fields, lent, ip)
             if sent.integrations and bytes(fields.get("integrations", b"")) in _EMPTY:
                 fields["integrations"] = msgspec.Raw(sent.integrations)
             value = _encode(fields)
@@ -179,7 +181,7 @@ class Stamper:
 
     def _lent(self, sent: Sent) -> dict[str, msgspec.Raw]:
         """The context that a batch lends its calls."""
-        if sent.context in _EMPTY:
+        if _is_absent(sent.context):
             return {}
         if sent.context[:1] != b"{":
             raise BadCallError("invalid_field", "context: must be an object")
@@ -268,15 +270,15 @@ def _stamp_time(
 
 
 def _stamp_context(
-    fields: dict[str, msgspec.Raw], lent: dict[str, msgspec.Raw], ip: str | None
+    fields: dict[str, msgspec.Raw], lent: dict[str, msgspec.Raw], ip: bytes | None
 ) -> None:
-    """Lend a call its batch's context, its own keys winning, and the caller's address."""
+    """Lend a call its batch's context, its own keys winning, and the caller's address as JSON."""
     own = bytes(fields.get("context", b""))
     if ip is not None and not lent and own[:2] == b'{"' and not may_hold(own, b'"ip"'):
         # Nearly every call's: nothing of it is read, nothing written anew.
-        fields["context"] = msgspec.Raw(b'{"ip":"%s",%s' % (ip.encode(), own[1:]))
+        fields["context"] = msgspec.Raw(b'{"ip":%s,%s' % (ip, own[1:]))
         return
-    if own in _EMPTY:
+    if _is_absent(own):
         context = dict(lent)
     elif own[:1] == b"{":
         context = lent | _decode_object(own) if lent else _decode_object(own)
@@ -284,10 +286,15 @@ def _stamp_context(
         # No object: the decoder says so.
         return
     if ip is not None and "ip" not in context:
-        context["ip"] = msgspec.Raw(b'"%s"' % ip.encode())
+        context["ip"] = msgspec.Raw(ip)
     elif not lent:
         return
     fields["context"] = msgspec.Raw(_encode(context))
+
+
+def _is_absent(part: bytes) -> bool:
+    """Whether a part stands for none, as the worker sees it: PHP sends an empty array."""
+    return part in _EMPTY or (part[:1] == b"[" and not part[1:-1].strip())
 
 
 def _raw_time(at: int) -> msgspec.Raw:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import secrets
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
@@ -17,8 +17,6 @@ from consumer.sql import load_queries
 
 if TYPE_CHECKING:
     from consumer.postgres import Connection
-
-    Database: TypeAlias = "Connection | asyncpg.Pool[asyncpg.Record]"
 
 _SQL: Final = load_queries("sources.sql", "dashboard.sql")
 _PREFIX: Final = "ws_"
@@ -53,12 +51,12 @@ class SourceNameError(WindsorError):
 
 
 async def generate(
-    database: "Database", name: str, calls_per_second_max: int | None = None
+    connection: "Connection", name: str, calls_per_second_max: int | None = None
 ) -> Generated:
     """Make a source and its token.
 
     Args:
-        database: With asyncpg's own types.
+        connection: With asyncpg's own types.
         name: Of at most 100 characters, not that of another source in use.
         calls_per_second_max: For this source alone, on each replica.
 
@@ -72,7 +70,7 @@ async def generate(
     source_id = secrets.token_hex(_ID_BYTES)
     token = f"{_PREFIX}{source_id}_{secrets.token_hex(_SECRET_BYTES)}"
     try:
-        row = await database.fetchrow(
+        row = await connection.fetchrow(
             _SQL["add"], source_id, name, hash_of(token), calls_per_second_max
         )
     except asyncpg.UniqueViolationError as error:
@@ -85,19 +83,19 @@ async def generate(
     return Generated(Source(*row), token)
 
 
-async def list_sources(database: "Database") -> list[Source]:
+async def list_sources(connection: "Connection") -> list[Source]:
     """All sources, those in use first.
 
     Raises:
         SchemaError: The database's schema is older.
     """
     try:
-        return [Source(*row) for row in await database.fetch(_SQL["list"])]
+        return [Source(*row) for row in await connection.fetch(_SQL["list"])]
     except asyncpg.UndefinedTableError as error:
         raise _older_schema() from error
 
 
-async def revoke(database: "Database", name_or_id: str) -> Source:
+async def revoke(connection: "Connection", name_or_id: str) -> Source:
     """Take a source's token back: every replica refuses it once this is committed.
 
     Raises:
@@ -105,7 +103,7 @@ async def revoke(database: "Database", name_or_id: str) -> Source:
         SchemaError: The database's schema is older.
     """
     try:
-        row = await database.fetchrow(_SQL["revoke"], name_or_id)
+        row = await connection.fetchrow(_SQL["revoke"], name_or_id)
     except asyncpg.UndefinedTableError as error:
         raise _older_schema() from error
     if row is None:

@@ -12,25 +12,30 @@ import random
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+)
 from rich.console import Console
 from rich.table import Table
 
 from consumer import app
 from consumer.errors import WindsorError
+from consumer.kafka import check_connection, lag_of_group, security_of
 from consumer.log import configure_logging
 from consumer.schema import migrate
 from consumer.settings import Secret, Settings
-from dashboard.app import serve
+from dashboard.app import serve, shown_host
 from demo.caller import Caller, kept_token, parted, send
 from demo.servers import embedded_kafka, embedded_postgres
 from demo.story import StoryRecord, live, story
@@ -80,8 +85,8 @@ async def run_everything(settings: Settings) -> None:
         await _make_topic(settings)
         async with _worker(settings) as (port, stop, task):
             screen.print(f"Worker up: metrics at http://127.0.0.1:{port}/metrics")
-            async with _dashboard(settings, stop) as link:
-                caller = Caller(link.partition("/open")[0], await kept_token(dsn, folder))
+            async with _dashboard(settings, stop) as (url, link):
+                caller = Caller(url, await kept_token(dsn, folder))
                 screen.print(f"Endpoint up: {caller.url}/v1/track")
                 records = await _not_set_aside(dsn, story())
                 started = time.monotonic()
@@ -129,6 +134,7 @@ def _with_servers(
             embedded_kafka(folder.absolute() / "kafka", progress=screen.print)
         )
         found["kafka_bootstrap_servers"] = kafka.bootstrap_servers
+        found["kafka_security_protocol"] = "PLAINTEXT"
     return msgspec.structs.replace(settings, **found), psql
 
 
@@ -155,25 +161,32 @@ async def _ended(stop: asyncio.Event, task: "asyncio.Task[None]") -> None:
 
 
 @asynccontextmanager
-async def _dashboard(settings: Settings, stop: asyncio.Event) -> AsyncIterator[str]:
-    """Serve the dashboard beside; gives the address at which one signs in."""
-    link: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+async def _dashboard(settings: Settings, stop: asyncio.Event) -> AsyncIterator[tuple[str, str]]:
+    """Serve the dashboard beside; gives where it is on this machine, and where one signs in."""
+    loop = asyncio.get_running_loop()
+    port: asyncio.Future[int] = loop.create_future()
+    link: asyncio.Future[str] = loop.create_future()
     # The worker's metrics have the port of the settings.
     settings = msgspec.structs.replace(settings, http_port=0)
     async with AsyncExitStack() as exits:
-        task = asyncio.create_task(serve(settings, stop, told=link.set_result))
+        task = asyncio.create_task(
+            serve(
+                settings, stop,
+                started=lambda port_, _probes_port: port.set_result(port_), told=link.set_result,
+            )
+        )  # fmt: skip
         exits.push_async_callback(_ended, stop, task)
         await asyncio.wait((link, task), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
             raise WindsorError("the dashboard ended before it had begun")
-        yield await link
+        yield f"http://{shown_host(settings)}:{await port}", await link
 
 
 async def _go_on(settings: Settings) -> None:
     """Let small things happen now, one after the other, at an easy pace."""
     rng = random.Random()
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, acks="all")
+    producer = AIOKafkaProducer(**_kafka(settings), acks="all")
     await producer.start()
     try:
         for number in itertools.count():
@@ -210,20 +223,24 @@ def _shown(dsn: str) -> str:
 
 
 async def _make_topic(settings: Settings) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await check_connection(app.kafka_options(settings))
+    admin = AIOKafkaAdminClient(**_kafka(settings))
     await admin.start()
     try:
         await admin.create_topics([NewTopic(_topic(settings), _PARTITIONS, 1)])
-    except TopicAlreadyExistsError:
+    except (
+        TopicAlreadyExistsError,
+        # Where topics are somebody else's to make, the worker says what it misses.
+        TopicAuthorizationFailedError,
+        ClusterAuthorizationFailedError,
+    ):
         pass
     finally:
         await admin.close()
 
 
 async def _play(settings: Settings, records: list[StoryRecord], screen: Console) -> None:
-    producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap_servers, acks="all", enable_idempotence=True
-    )
+    producer = AIOKafkaProducer(**_kafka(settings), acks="all", enable_idempotence=True)
     await producer.start()
     try:
         with screen.status("Playing a startup's month") as status:
@@ -243,28 +260,15 @@ async def _play(settings: Settings, records: list[StoryRecord], screen: Console)
 
 async def _caught_up(settings: Settings, worker: "asyncio.Task[None]") -> None:
     """Wait until the group has committed everything on the topic."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
-    await admin.start()
+    options = msgspec.structs.replace(app.kafka_options(settings), topics=_topic(settings))
     try:
         async with asyncio.timeout(_CAUGHT_UP_SECONDS_MAX):
-            while not worker.done() and await _lag(admin, settings):  # noqa: ASYNC110 - Kafka's word
+            while not worker.done():
+                if not any(lag.records for lag in await lag_of_group(options)):
+                    return
                 await asyncio.sleep(0.1)
     except TimeoutError as error:
         raise WindsorError("the worker did not catch up: look at its log") from error
-    finally:
-        await admin.close()
-
-
-async def _lag(admin: AIOKafkaAdminClient, settings: Settings) -> int:
-    partitions = [TopicPartition(_topic(settings), number) for number in range(_PARTITIONS)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap_servers)
-    await consumer.start()
-    try:
-        ends: Mapping[Any, int] = await consumer.end_offsets(partitions)
-    finally:
-        await consumer.stop()
-    committed = await admin.list_consumer_group_offsets(settings.kafka_group_id)
-    return sum(end - (committed[tp].offset if tp in committed else 0) for tp, end in ends.items())
 
 
 async def _show(dsn: str, screen: Console) -> None:
@@ -287,6 +291,12 @@ async def _show(dsn: str, screen: Console) -> None:
         await connection.close()
     for table in (summary, feed, audiences, letters):
         screen.print(table, markup=False)
+
+
+def _kafka(settings: Settings) -> dict[str, Any]:
+    """What all clients are told: the brokers, and how they are secured."""
+    options = app.kafka_options(settings)
+    return {"bootstrap_servers": options.bootstrap_servers, **security_of(options)}
 
 
 def _topic(settings: Settings) -> str:

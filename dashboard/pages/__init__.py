@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def routes(parts: "Parts") -> "list[BaseRoute]":
-    """The routes of the pages; the endpoint's paths (`/v1/...`, `/b`) are taken before them."""
+    """The routes of the pages; what the endpoint takes (`PATHS` and more) never comes here."""
     settings = parts.settings
     catalogue = load_catalogue(settings.dashboard_catalogue)
     views = Views(parts.pool)

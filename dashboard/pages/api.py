@@ -6,22 +6,18 @@ An item less than a page, and a `next`, is a search that has looked at enough fo
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from consumer.sql import load_queries
 from dashboard.catalogue import context_of
 from dashboard.events import HIDDEN_TYPES_OF_ONE, Events, Line, filters_of, place_of
+from dashboard.groups_found import groups_found
 from dashboard.people_found import Found, People, user_filters_of
 from dashboard.shell import Shell
-
-_GROUPS: Final = load_queries("groups.sql", "dashboard.sql")
-_LOOKED_MAX: Final = 5_000
-_PAGE_GROUPS: Final = 60
 
 
 class ApiPages:
@@ -89,26 +85,16 @@ class ApiPages:
     async def groups(self, request: Request) -> Response:
         """Groups, by id."""
         query = request.query_params
-        rows = await self._shell.views.rows(
-            _GROUPS["groups"],
-            query.get("place", "")[:512],
-            query.get("q", "").strip()[:200] or None,
-            _LOOKED_MAX,
-            _PAGE_GROUPS,
-        )
-        found = [row for row in rows if row["name"] is not None]
-        following = rows[-1]["group_id"] if rows and rows[-1]["name"] is None else None
-        if len(found) == _PAGE_GROUPS:
-            following = found[-1]["group_id"]
+        found = await groups_found(self._shell.views, query.get("place", ""), query.get("q", ""))
         items = [
             {
                 "group_id": row["group_id"],
                 "traits": context_of(msgspec.json.decode(row["traits"] or "{}")),
                 "members_count": row["members_count"],
             }
-            for row in found
+            for row in found.rows
         ]
-        return _json({"items": items, "next": following})
+        return _json({"items": items, "next": found.next})
 
     async def audiences(self, _: Request) -> Response:
         """Audiences and computed traits, without the number of their members."""

@@ -12,13 +12,12 @@ from starlette.routing import BaseRoute, Route
 from consumer.sql import load_queries
 from dashboard.catalogue import CATEGORIES, CATEGORY_ICONS, context_of
 from dashboard.events import Events, filters_of, place_of
+from dashboard.groups_found import groups_found
 from dashboard.people import Person, initials_and_hue, one_line
 from dashboard.people_found import People, UserFilters
 from dashboard.shell import Shell, looker_of
 
 _SQL: Final = load_queries("groups.sql", "dashboard.sql")
-_PAGE_GROUPS: Final = 60
-_LOOKED_MAX: Final = 5_000
 _MEMBERS_SHOWN: Final = 12
 _TRAITS_SHOWN_MAX: Final = 100
 
@@ -51,25 +50,19 @@ class GroupPages:
         return self._shell.page(request, "group_rows.html", **await self._found(request))
 
     async def _found(self, request: Request) -> dict[str, Any]:
-        search = request.query_params.get("q", "").strip()[:200]
-        after = request.query_params.get("after", "")[:512]
-        rows = await self._shell.views.rows(
-            _SQL["groups"], after, search or None, _LOOKED_MAX, _PAGE_GROUPS
-        )
-        found = [row for row in rows if row["name"] is not None]
-        following = rows[-1]["group_id"] if rows and rows[-1]["name"] is None else None
-        if len(found) == _PAGE_GROUPS:
-            following = found[-1]["group_id"]
+        query = request.query_params
+        search = query.get("q", "").strip()[:200]
+        found = await groups_found(self._shell.views, query.get("after", ""), search)
         groups = [
             {
                 **row,
                 "person": group_person(row["group_id"], row["name"]),
                 "plan": _some_trait(row["traits"]),
             }
-            for row in found
+            for row in found.rows
         ]
-        query = f"q={quote(search, safe='')}"
-        return {"groups": groups, "next": following, "search": search, "query": query}
+        again = f"q={quote(search, safe='')}"
+        return {"groups": groups, "next": found.next, "search": search, "query": again}
 
     async def group(self, request: Request) -> Response:
         """One group: traits, members, their feed."""

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 from consumer.sql import load_queries
 from dashboard import tokens
 from dashboard.doors import form_of
+from dashboard.setup import STEPS, snippets
 from dashboard.shell import Shell
 from dashboard.tokens import SourceNameError
 
@@ -57,17 +58,20 @@ class SourcePages:
 
     async def _listed(self) -> dict[str, Any]:
         rows = await self._shell.views.rows(_SQL["reading_sources"])
+        async with self._shell.views.connection() as connection:
+            sources = await tokens.list_sources(connection)
         return {
-            "sources": await tokens.list_sources(self._shell.views.pool),
+            "sources": sources,
             "reading": {row["source_id"] for row in rows},
         }
 
     async def generate(self, request: Request) -> Response:
-        """Make a token; it is on this page alone."""
+        """Make a token; it is on this page alone, with what one does with it."""
         form = form_of(request)
         name = form.get("name", "")[:_NAME_CHARS_MAX]
         try:
-            generated = await tokens.generate(self._shell.views.pool, name)
+            async with self._shell.views.connection() as connection:
+                generated = await tokens.generate(connection, name)
         except SourceNameError as error:
             return await self._page(request, fault=str(error), name=name)
         if form.get("may_read"):
@@ -78,7 +82,8 @@ class SourcePages:
         """Take a token back."""
         form = form_of(request)
         try:
-            await tokens.revoke(self._shell.views.pool, form.get("source_id", ""))
+            async with self._shell.views.connection() as connection:
+                await tokens.revoke(connection, form.get("source_id", ""))
         except SourceNameError as error:
             return await self._page(request, fault=str(error))
         return RedirectResponse("/sources", 303)
@@ -91,6 +96,7 @@ class SourcePages:
         fault: str | None = None,
         name: str = "",
     ) -> Response:
+        url = (self._endpoint_url or str(request.base_url)).rstrip("/")
         answer = self._shell.page(
             request,
             "sources.html",
@@ -100,7 +106,9 @@ class SourcePages:
             generated=generated,
             fault=fault,
             name=name,
-            endpoint_url=(self._endpoint_url or str(request.base_url)).rstrip("/"),
+            endpoint_url=url,
+            steps=STEPS,
+            snippets=snippets(url, generated.token) if generated is not None else [],
         )
         # A token is in no cache, and in no history that is gone back to.
         answer.headers["Cache-Control"] = "no-store"

@@ -330,10 +330,11 @@ SELECT count(*) FROM windsor_dashboard.users
 -- name: identified_count
 SELECT count(*) FROM windsor_dashboard.users AS u WHERE u.identified
 
--- All that fit, for a file: a stream, in the order of the keys. $1 to $5: as $4 to $8 above.
--- $6: of these users alone; of all where NULL.
+-- All that fit, for a file: some at a time, in the order of the keys. $1 to $5: as $4 to $8 above.
+-- $6: of these users alone; of all where NULL. $7: the last key before. $8: how many.
 -- name: users_export
 SELECT
+    u.id,
     u.user_id,
     u.email,
     u.name,
@@ -352,7 +353,9 @@ WHERE
         ELSE u.traits -> $4 IN ('true'::jsonb, '"true"'::jsonb)
     END)
     AND ($6::bigint[] IS NULL OR u.id = ANY($6))
+    AND u.id > $7
 ORDER BY u.id
+LIMIT $8
 
 -- name: audiences
 SELECT a.name, a.computation_class, a.synced_at, a.is_trait

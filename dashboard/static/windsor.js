@@ -14,7 +14,7 @@ remember("windsor_zone", Intl.DateTimeFormat().resolvedOptions().timeZone || "UT
 // The theme: what the system says, then the other one.
 document.addEventListener("click", (click) => {
   if (!click.target.closest("[data-theme-switch]")) return;
-  const isDark = getComputedStyle(root).colorScheme === "dark";
+  const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = isDark ? "light" : "dark";
   remember("windsor_theme", root.dataset.theme);
 });

@@ -48,6 +48,22 @@ async def test_page_has_no_barrier_and_fits_its_window(
         assert await overflow(page) == 0
 
 
+@pytest.mark.parametrize(("scheme", "size"), [("light", DESK), ("dark", PHONE)])
+async def test_a_token_is_generated_with_what_one_does_with_it(
+    scheme: Scheme, size: tuple[int, int], looker: Looker, browser: Browser
+) -> None:
+    async with page_of(browser, looker, scheme, size) as page:
+        await page.goto("/sources")
+        await expect(page.get_by_role("radio", name="Segment")).to_be_checked()
+        await page.get_by_label("Name of the new source").fill(f"Shop, {scheme}")
+        await page.get_by_role("button", name="Generate Token").click()
+        await expect(page.locator("#token")).to_contain_text("ws_")
+        await expect(page.locator(".steps li")).to_have_count(6)
+        await expect(page.locator("pre code")).to_have_count(4)
+        assert await barriers(page) == []
+        assert await overflow(page) == 0
+
+
 async def test_details_open_by_keyboard_and_close_again(looker: Looker, browser: Browser) -> None:
     async with page_of(browser, looker) as page:
         await page.goto("/")

@@ -218,3 +218,12 @@ async def test_database_that_is_away_is_said_so(database: str) -> None:
         answer = await looker.get("/users")
         # No such schema is our own fault, not a passing one: no page pretends otherwise.
         assert answer.status_code == 500
+
+
+async def test_page_of_a_new_token_takes_neither_name_nor_host_for_html(looker: Looker) -> None:
+    for number, host in enumerate(("127.0.0.1", f"a{SCRIPT}")):
+        form = {"name": f"{SCRIPT}{number}", "csrf": await looker.csrf_token()}
+        made = await looker.client.post("/sources/generate", data=form, headers={"host": host})
+        assert made.status_code == 200
+        assert "curl -u ws_" in made.text
+        links_of(made.text, "/sources/generate")

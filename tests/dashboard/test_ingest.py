@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from dashboard.stamp import BODY_BYTES_MAX
-from dashboard.tokens import revoke
+from dashboard.tokens import generate, revoke
 from tests.dashboard.endpoint import (
     Endpoint,
     MakeTopic,
@@ -83,14 +83,40 @@ async def test_other_paths_and_methods_are_told_so(served: Endpoint) -> None:
     wrong = await served.client.get("/v1/track")
     assert code(wrong) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST, OPTIONS"
+    for method in ("POST", "OPTIONS"):
+        wrong = await served.client.request(method, "/openapi.json")
+        assert code(wrong) == (405, "method_not_allowed")
+        assert wrong.headers["allow"] == "GET, HEAD"
+    wrong = await served.client.post(f"/v1/projects/{served.token}/settings")
+    assert code(wrong) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+async def test_head_is_answered_at_once_whatever_the_path(served: Endpoint) -> None:
+    settings = f"/v1/projects/{served.token}/settings"
+    began = time.perf_counter()
+    for path, status in (
+        ("/openapi.json", 200), (settings, 200), ("/v1/track", 405), ("/v1/dance", 404),
+        ("/users", 303), ("/sign-in", 200), ("/static/no-such-file", 404),
+    ):  # fmt: skip
+        answer = await served.client.head(path)
+        assert (answer.status_code, answer.content) == (status, b""), path
+    assert time.perf_counter() - began < 3
 
 
 async def test_settings_tell_a_browser_where_to_send(served: Endpoint) -> None:
     async with httpx.AsyncClient(base_url=served.url) as stranger:
         answer = await stranger.get(f"/v1/projects/{served.token}/settings")
         unknown = await stranger.get("/v1/projects/ws_00000000_1/settings")
+        # Of clients whose host has no `/v1`, which send to `/b`.
+        without = await stranger.get(f"/projects/{served.token}/settings")
+        unknown_without = await stranger.get("/projects/ws_00000000_1/settings/")
+        posted = await stranger.post(f"/projects/{served.token}/settings")
 
     settings = answer.json()
+    assert told(without) == told(answer)
+    assert code(unknown_without) == (401, "unknown_token")
+    assert code(posted) == (405, "method_not_allowed")
     assert answer.status_code == 200
     assert settings["integrations"]["Segment.io"]["apiKey"] == served.token
     assert settings["integrations"]["Segment.io"]["protocol"] == "http"
@@ -180,7 +206,10 @@ async def test_bodies_come_in_chunks_too(served: Endpoint) -> None:
     assert len(await served.records()) == 1
 
 
-@pytest.mark.parametrize("body", [b"{}", b"", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") * 2])
+ZIPPED = gzip.compress(b"{}", mtime=0)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"", ZIPPED[:-4], ZIPPED * 2])
 async def test_what_says_gzip_and_is_none_is_refused(body: bytes, served: Endpoint) -> None:
     answer = await served.client.post(
         "/v1/track", content=body, headers={"content-encoding": "gzip"}
@@ -307,6 +336,13 @@ async def test_known_tokens_go_on_while_the_database_is_away(
         )
         await asyncio.sleep(0.2)
         assert told(await served.client.post("/v1/track", json=TRACK)) == SUCCESS
+        # Perhaps new, and made by another replica; its sender is to keep what it has.
+        unheard = await served.client.post("/v1/track", json=TRACK, auth=(f"ws_1_{'0' * 40}", ""))
+        assert code(unheard) == (503, "unavailable")
+        forged = f"ws_{served.source_id}_{'0' * 40}"
+        for wrong in (forged, "nobody"):
+            answer = await served.client.post("/v1/track", json=TRACK, auth=(wrong, ""))
+            assert code(answer) == (401, "unknown_token"), wrong
         await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     finally:
         await connection.close()
@@ -316,6 +352,24 @@ async def test_known_tokens_go_on_while_the_database_is_away(
         assert time.monotonic() < deadline, status
         answer = await served.client.post("/v1/track", json=TRACK, auth=(token, ""))
         status = answer.status_code
+
+
+async def test_a_new_token_is_not_refused_while_the_database_is_slow(served: Endpoint) -> None:
+    await served.client.post("/v1/track", json=TRACK)
+    connection = await asyncpg.connect(served.dsn)
+    try:
+        async with connection.transaction():
+            _, token = await generate(connection, "shop")
+            await connection.execute("LOCK TABLE windsor_private.sources")
+            answer = await served.client.post("/v1/track", json=TRACK, auth=(token, ""))
+            assert code(answer) == (503, "unavailable")
+            assert answer.headers["retry-after"] == "5"
+        async with asyncio.timeout(20):
+            while answer.status_code != 200:
+                assert answer.status_code == 503
+                answer = await served.client.post("/v1/track", json=TRACK, auth=(token, ""))
+    finally:
+        await connection.close()
 
 
 async def test_tokens_that_cannot_be_checked_are_503(kafka_server: str, topic: MakeTopic) -> None:
@@ -519,6 +573,29 @@ async def test_what_is_in_flight_has_a_bound_and_is_given_back(
         assert await served.metric("windsor_endpoint_bytes") == 0
 
 
+async def test_strangers_take_no_room_by_what_they_only_announce(
+    kafka_server: str, database: str, topic: MakeTopic
+) -> None:
+    async with endpoint(
+        kafka_server, await topic(1), database, endpoint_bytes_max=1024 * 1024
+    ) as served:
+        host, _, port = served.url[7:].partition(":")
+        head = f"POST /v1/batch HTTP/1.1\r\nhost: x\r\ncontent-length: {BODY_BYTES_MAX}\r\n\r\n"
+        held = []
+        for _ in range(4):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(head.encode() + b"{" * 1000)
+            held.append(writer)
+        await asyncio.sleep(0.2)
+        # What did come is counted.
+        assert await served.metric("windsor_endpoint_bytes") == 4 * 1000
+        assert told(await served.client.post("/v1/track", json=TRACK)) == SUCCESS
+        for writer in held:
+            writer.close()
+        await asyncio.sleep(0.2)
+        assert await served.metric("windsor_endpoint_bytes") == 0
+
+
 async def test_garbage_of_all_kinds_is_answered_and_changes_nothing(served: Endpoint) -> None:
     rng = random.Random(6)
     seeds = [json.dumps({"batch": [{"type": "track", **TRACK}]}).encode(), b"{}", b"[]", b""]
@@ -537,10 +614,12 @@ async def test_garbage_of_all_kinds_is_answered_and_changes_nothing(served: Endp
 async def test_a_proxys_word_is_taken_only_from_one_that_was_named(
     kafka_server: str, database: str, topic: MakeTopic
 ) -> None:
-    forwarded = {"x-forwarded-for": "198.51.100.9", "x-forwarded-proto": "https"}
-    for number, (proxies, expected) in enumerate(
-        [(None, "127.0.0.1"), ("192.0.2.1, 10.0.0.0/8", "127.0.0.1"), ("127.0.0.1", "198.51.100.9")]
-    ):
+    said = "198.51.100.9"
+    for number, (proxies, address, expected) in enumerate([
+        (None, said, "127.0.0.1"), ("192.0.2.1, 10.0.0.0/8", said, "127.0.0.1"),
+        ("127.0.0.1", said, said), ("*", f'{said}"', f'{said}"'),
+    ]):  # fmt: skip
+        forwarded = {"x-forwarded-for": address, "x-forwarded-proto": "https"}
         name = await topic(1)
         _, token = await new_token(database, f"proxied {number}")
         async with (
@@ -558,11 +637,13 @@ async def test_what_was_answered_is_counted(served: Endpoint) -> None:
     await served.client.post("/v1/batch", json={"batch": [{"type": "track", **TRACK}] * 3})
     await served.client.post("/v1/track", json={})
     await served.client.get("/v1/projects/ws_1/settings")
+    await served.client.get("/projects/ws_1/settings")
 
     requests = "windsor_endpoint_requests_total"
     assert await served.metric(f'{requests}{{code="200",path="/v1/batch"}}') == 1
     assert await served.metric(f'{requests}{{code="400",path="/v1/track"}}') == 1
-    assert await served.metric(f'{requests}{{code="401",path="/v1/projects/TOKEN/settings"}}') == 1
+    for path in ("/v1/projects/TOKEN/settings", "/projects/TOKEN/settings"):
+        assert await served.metric(f'{requests}{{code="401",path="{path}"}}') == 1
     assert await served.metric('windsor_endpoint_calls_total{type="track"}') == 3
     assert await served.metric("windsor_endpoint_records_total") == 3
     assert await served.metric("windsor_endpoint_request_duration_seconds_count") == 1

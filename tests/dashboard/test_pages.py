@@ -1,7 +1,9 @@
 """Every page of a dashboard over the story's database: what it shows, and where it goes on."""
 
 import csv
+import html
 import io
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from urllib.parse import quote
@@ -10,6 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from dashboard.setup import STEPS, snippets
 from tests.dashboard.looking import (
     Looker,
     lines_of,
@@ -338,6 +341,33 @@ async def test_token_is_shown_once(database: str) -> None:
         source_id = token.split("_")[1]
         assert (await looker.send("/sources/revoke", source_id=source_id)).status_code == 303
         assert "revoked" in await looker.page("/sources")
+
+
+async def test_a_new_token_comes_once_with_six_steps_and_code_to_paste(database: str) -> None:
+    async with looking(database) as looker:
+        url = looker.served.url
+        before = await looker.page("/sources")
+        assert re.search(r'type="radio" name="sender" value="segment" checked', before)
+        assert before.index("Segment</b>") < before.index("Generate Token")
+        made = (await looker.send("/sources/generate", name="Shop", sender="segment")).text
+        after = await looker.page("/sources")
+
+    token = made.split('id="token">')[1].split("<")[0]
+    steps = re.search(r'<ol class="steps">(.*?)</ol>', made, re.DOTALL)
+    assert steps is not None
+    shown = [html.unescape(step) for step in re.findall(r"<li>(.*?)</li>", steps[1], re.DOTALL)]
+    assert shown == list(STEPS)
+    assert len(shown) == 6
+    found = re.findall(r"<h3>(.*?)</h3>.*?<code id=.*?>(.*?)</code></pre>", made, re.DOTALL)
+    assert [(html.unescape(title), html.unescape(code)) for title, code in found] == [
+        (snippet.title, snippet.code) for snippet in snippets(url, token)
+    ]
+    assert len(found) == 4
+    assert f"<code>{url}</code>" in made
+    # The second look shows none of it.
+    assert token not in after
+    assert "<ol" not in after
+    assert "<pre" not in after
 
 
 async def test_dead_letter_shows_its_record_and_is_discarded(database: str) -> None:

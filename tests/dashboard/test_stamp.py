@@ -197,6 +197,22 @@ def test_a_batch_lends_its_context_and_the_calls_own_keys_win() -> None:
     assert [call["messageId"] for call in found] == ["m1", "m1"]
 
 
+@pytest.mark.parametrize("empty", ["[]", "[ \n ]", "null"])
+def test_an_empty_array_is_an_absent_context_as_php_sends_it(empty: str) -> None:
+    call = f'{{"userId": "u1", "event": "E", "type": "track", "context": {empty}}}'
+    (lent_to,) = stamp(f'{{"context": {{"locale": "de"}}, "batch": [{call}]}}'.encode())
+    (alone,) = stamp(f'{{"context": {empty}, "batch": [{call}]}}'.encode(), ip="192.0.2.7")
+
+    assert json.loads(lent_to.value)["context"] == {"locale": "de"}
+    assert json.loads(alone.value)["context"] == {"ip": "192.0.2.7"}
+
+
+@pytest.mark.parametrize("ip", ['1.2.3.4"', "1.2.3.4\\", "1.2.3.4\x1f", "\xff", 'fe80::1%e"0'])
+def test_whatever_a_proxy_says_of_the_caller_is_no_part_of_the_json(ip: str) -> None:
+    assert stamped(TRACK, ip=ip)["context"] == {"ip": ip}
+    assert stamped({**TRACK, "context": {"a": 1}}, ip=ip)["context"] == {"a": 1, "ip": ip}
+
+
 def test_records_are_keyed_by_user_else_by_visitor_else_not() -> None:
     calls = stamp({
         "batch": [

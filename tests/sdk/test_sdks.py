@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from consumer.postgres import Connection
+from dashboard.setup import snippets
 from tests import programs
 from tests.dashboard.endpoint import Endpoint, MakeTopic, endpoint
 from tests.worker import until_consumed, working
@@ -132,12 +133,94 @@ async def test_browser(
         await check_views(connection)
 
 
+# The snippets of the Sources page, as pasted ---------------------------------------------------
+
+
+def pasted(at: Endpoint, title: str) -> str:
+    """The code of one way of sending, as the page shows it with a new token."""
+    (code,) = [one.code for one in snippets(at.url, at.token) if one.title.startswith(title)]
+    return code
+
+
+async def check_pasted(connection: Connection, *, identified: bool = True) -> None:
+    """Jane has completed her order."""
+    assert await rows(connection, "SELECT user_id, email, name FROM windsor.users") == [
+        ("jane", "jane@example.com", "Jane Roe") if identified else ("jane", None, None)
+    ]
+    assert await rows(
+        connection, "SELECT type, user_id, name, properties->>'total' FROM windsor.feed"
+    ) == [("track", "jane", "Order Completed", "39.95")]
+    assert await rows(connection, "SELECT detail FROM windsor.dead_letters") == []
+
+
+async def test_curl_as_pasted(kafka_server: str, database: str, topic: MakeTopic) -> None:
+    async def send(at: Endpoint) -> None:
+        await run("sh", "-c", pasted(at, "curl"))
+
+    async with sent(kafka_server, await topic(1), database, send) as connection:
+        await check_pasted(connection, identified=False)
+
+
+async def test_python_as_pasted(kafka_server: str, database: str, topic: MakeTopic) -> None:
+    async def send(at: Endpoint) -> None:
+        await run(sys.executable, "-c", pasted(at, "Python"))
+
+    async with sent(kafka_server, await topic(1), database, send) as connection:
+        await check_pasted(connection)
+
+
+async def test_node_as_pasted(
+    kafka_server: str, database: str, topic: MakeTopic, npm_packages: Path
+) -> None:
+    async def send(at: Endpoint) -> None:
+        # Beside the packages that it imports.
+        await run("node", "--input-type=module", "--eval", pasted(at, "Node"))
+
+    assert npm_packages.parent == HERE
+    async with sent(kafka_server, await topic(1), database, send) as connection:
+        await check_pasted(connection)
+
+
+async def test_browser_as_pasted(
+    kafka_server: str, database: str, topic: MakeTopic, npm_packages: Path, tmp_path: Path
+) -> None:
+    async def send(at: Endpoint) -> None:
+        with open_shop(npm_packages, PASTED % pasted(at, "Browser")) as shop:
+
+            async def tell() -> None:
+                while len(await at.records()) < 2:  # noqa: ASYNC110 - Kafka tells nobody
+                    await asyncio.sleep(0.1)
+                shop.said.append("sent")
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(tell())
+                await browse(f"{shop.url}/page.html", tmp_path, shop.said)
+
+    async with sent(kafka_server, await topic(1), database, send) as connection:
+        await check_pasted(connection)
+
+
+# What a bundler does with the import: the package is the bundle that has been loaded.
+PASTED = """<!doctype html>
+<title>A shop</title>
+<script src="/index.js"></script>
+<script type="importmap">
+  {"imports": {"@segment/analytics-next":
+    "data:text/javascript,export const { AnalyticsBrowser } = AnalyticsNext"}}
+</script>
+<script type="module">
+%s
+</script>
+"""
+
+
 class Shop(ThreadingHTTPServer):
     """A page of another origin than the endpoint's, and the SDK's own bundle."""
 
-    def __init__(self, bundles: Path) -> None:
+    def __init__(self, bundles: Path, page: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Pages)
         self.bundles = bundles
+        self.page = page
         self.said: list[str] = []
         """What the page has told."""
 
@@ -154,8 +237,9 @@ class _Pages(BaseHTTPRequestHandler):
         if path == "/said":
             self.server.said.append(unquote(query))
         is_page = path == "/page.html"
-        found = HERE / "page.html" if is_page else self.server.bundles / path.lstrip("/")
+        found = self.server.bundles / path.lstrip("/")
         body = found.read_bytes() if found.is_file() else b""
+        body = self.server.page if is_page else body
         self.send_response(200)
         self.send_header("content-type", "text/html" if is_page else "text/javascript")
         self.send_header("content-length", str(len(body)))
@@ -167,8 +251,10 @@ class _Pages(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def open_shop(packages: Path) -> Iterator[Shop]:
-    with Shop(packages / "@segment" / "analytics-next" / "dist" / "umd") as shop:
+def open_shop(packages: Path, page: str | None = None) -> Iterator[Shop]:
+    """Open it, with a page of its own or the one beside this file."""
+    bundles = packages / "@segment" / "analytics-next" / "dist" / "umd"
+    with Shop(bundles, (page or (HERE / "page.html").read_text()).encode()) as shop:
         Thread(target=shop.serve_forever, daemon=True).start()
         yield shop
         shop.shutdown()
