@@ -1,7 +1,6 @@
 """The composition root: settings become a running worker."""
 
 import asyncio
-import gc
 import importlib.util
 import os
 import signal
@@ -19,12 +18,14 @@ from consumer.core.decode import Decoder, DecodeRules
 from consumer.core.policy import BatchLimits, RetryPolicy
 from consumer.core.valve import ValvePolicy
 from consumer.errors import (
+    ConfigError,
     DeadTopicError,
     RetentionError,
     SourceError,
     TransientSinkError,
     WindsorError,
 )
+from consumer.garbage import StillCollector, collect_rarely
 from consumer.health import health_app, serving
 from consumer.kafka import KafkaOptions, KafkaSource, check_connection, security_of
 from consumer.metrics import Metrics
@@ -155,7 +156,7 @@ async def consume(
         DeadTopicError: Most of a topic is dead letters.
     """
     check_settings(settings)
-    _collect_rarely()
+    collect_rarely()
     stop = stop or asyncio.Event()
     stop_on_signals(stop)
     registry = CollectorRegistry()
@@ -199,10 +200,11 @@ class _Worker:
         """Why it has stopped by itself, for those who look."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        options = postgres_options(self._settings)
-        if not await self._wait_for_database(options, stop):
-            return
-        async with open_sink(options) as sink:
+        async with AsyncExitStack() as stack:
+            opened = await self._open_database(stack, stop)
+            if opened is None:
+                return
+            sink, clock = opened
             source = KafkaSource(kafka_options(self._settings), self._metrics)
             pipeline = Pipeline(
                 source,
@@ -210,22 +212,32 @@ class _Worker:
                 Decoder(decode_rules(self._settings)),
                 self._observer,
                 pipeline_options(self._settings),
+                clock,
             )
             self._sink, self._source, self._pipeline = sink, source, pipeline
             consuming = asyncio.create_task(pipeline.run())
-            measuring = asyncio.create_task(self._measure(source, pipeline, sink))
-            keeping_up = asyncio.create_task(self._keep_up())
+            beside = [
+                asyncio.create_task(self._measure(source, pipeline, sink, clock)),
+                asyncio.create_task(self._keep_up(clock)),
+            ]
             stopping = asyncio.create_task(stop.wait())
             try:
-                await asyncio.wait((consuming, stopping), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (consuming, stopping, *beside), return_when=asyncio.FIRST_COMPLETED
+                )
                 pipeline.stop()
                 if not pipeline.started:
                     # Still waiting for a broker: there is nothing to drain.
                     consuming.cancel()
                 with suppress(asyncio.CancelledError):
                     await consuming
+                for task in beside:
+                    # They have no end: one that has ended is a mistake of ours, to be seen.
+                    if task.done():
+                        task.result()
             finally:
-                for task in (measuring, keeping_up, stopping):
+                stopping.cancel()
+                for task in beside:
                     task.cancel()
 
     async def healthy(self) -> str | None:
@@ -258,13 +270,24 @@ class _Worker:
             return str(error)
         return None
 
-    async def _wait_for_database(self, options: PostgresOptions, stop: asyncio.Event) -> bool:
-        """Wait, with backoff, until the database answers; False if told to stop before."""
+    async def _open_database(
+        self, stack: AsyncExitStack, stop: asyncio.Event
+    ) -> tuple[PostgresSink, Callable[[], float]] | None:
+        """Wait, with backoff, until the database answers; None if told to stop before.
+
+        Returns:
+            The sink, which `stack` closes, and the time to go by, in seconds since the epoch.
+        """
+        options = postgres_options(self._settings)
         retry = retry_policy(self._settings)
         attempt = 0
         while not stop.is_set():
             try:
-                await check_schema(options.dsn)
+                async with AsyncExitStack() as opening:
+                    await check_schema(options.dsn)
+                    sink = await opening.enter_async_context(open_sink(options))
+                    clock = _carried_on(await sink.now())
+                    stack.push_async_exit(opening.pop_all())
             except TransientSinkError as error:
                 attempt += 1
                 self._database_refusal = str(error)
@@ -274,16 +297,25 @@ class _Worker:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), wait)
             else:
-                return True
-        return False
+                return sink, clock
+        return None
 
-    async def _measure(self, source: KafkaSource, pipeline: Pipeline, sink: PostgresSink) -> None:
+    async def _measure(
+        self,
+        source: KafkaSource,
+        pipeline: Pipeline,
+        sink: PostgresSink,
+        clock: Callable[[], float],
+    ) -> None:
+        collector = StillCollector()
         while True:
             await asyncio.sleep(_LAG_INTERVAL_SECONDS)
+            collector.look(dict(source.committed_offsets), time.monotonic())
             self._metrics.set_pool(sink.pool.get_size(), sink.pool.get_idle_size())
+            self._metrics.set_tasks(len(asyncio.all_tasks()))
             if pipeline.started:
                 ends = await source.end_offsets()
-                self._metrics.set_lag(ends, source.committed_offsets, time.time())
+                self._metrics.set_lag(ends, source.committed_offsets, clock())
                 await self._say_why_kafka_is_gone(gone=not ends and not await source.answers())
 
     async def _say_why_kafka_is_gone(self, *, gone: bool) -> None:
@@ -292,13 +324,14 @@ class _Worker:
         if gone:
             try:
                 await check_connection(kafka_options(self._settings))
-            except SourceError as error:
+            except (SourceError, ConfigError) as error:
+                # Of the settings only their files may be wrong by now: they are renewed.
                 reason = str(error)
         if reason is not None and reason != self._kafka_refusal:
             log.warning("kafka.lost", error=reason)
         self._kafka_refusal = reason
 
-    async def _keep_up(self) -> None:
+    async def _keep_up(self, clock: Callable[[], float]) -> None:
         """Make weeks ahead and prune old ones, now and then; consuming never waits for it."""
         options = upkeep_options(self._settings)
         wait = _UPKEEP_FIRST_SECONDS
@@ -306,12 +339,22 @@ class _Worker:
             await asyncio.sleep(wait)
             wait = _UPKEEP_INTERVAL_SECONDS
             try:
-                await keep_up(options, int(time.time() * 1e6), self._metrics)
-            except (TransientSinkError, asyncpg.PostgresError) as error:
+                await keep_up(options, int(clock() * 1e6), self._metrics)
+            except (WindsorError, asyncpg.PostgresError) as error:
                 # Also a right that is missing: no reason to stop taking calls.
                 wait = _UPKEEP_RETRY_SECONDS
                 self._metrics.write_retried("upkeep")
                 log.warning("upkeep.failed", error=str(error), wait_seconds=wait)
+
+
+def _carried_on(now: float) -> Callable[[], float]:
+    """The time from now on, by a clock that nobody sets.
+
+    What expires is gone for good, so it must not depend on a machine whose clock is wrong. All
+    workers of a database go by the database's.
+    """
+    beginning = now - time.monotonic()
+    return lambda: beginning + time.monotonic()
 
 
 def _waiting_for(side: str, why: str | None) -> str:
@@ -344,16 +387,6 @@ def _wants_spans(environ: Mapping[str, str]) -> bool:
         and environ.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
         and environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") == "http/protobuf"
     )
-
-
-def _collect_rarely() -> None:
-    """Spare the calls in flight, which hold no cycles, from being searched for some.
-
-    A tenth of the worker's time went there; what cycles there are (exceptions, tasks) can wait.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(500_000, 50, 100)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -90,6 +90,8 @@ async def serving(
         uvicorn.Config(
             app,
             http=protocol or "auto",
+            # Whatever else is installed.
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -186,6 +186,11 @@ class Metrics:
             ["state"],
             registry=registry,
         )
+        self._tasks = Gauge(
+            "windsor_tasks",
+            "Tasks of the event loop: a steady number, or one leaks.",
+            registry=registry,
+        )
         self._weeks_pruned = Counter(
             "windsor_weeks_pruned_total",
             "Weeks from which the retention dropped calls.",
@@ -326,3 +331,7 @@ class Metrics:
         """Set the connections of the pool."""
         self._pool.labels("idle").set(idle)
         self._pool.labels("busy").set(size - idle)
+
+    def set_tasks(self, count: int) -> None:
+        """Set the tasks of the event loop."""
+        self._tasks.set(count)

@@ -94,15 +94,19 @@ class Share(NamedTuple):
     read: Read
     calls: list[Call]
     rejected: list[Rejected]
+    size: int
+    """Bytes of the calls and letters, as they came."""
 
 
 class Lane:
     """An ordered, bounded queue for a slice of the users."""
 
-    def __init__(self, number: int, calls_max: int) -> None:
+    def __init__(self, number: int, calls_max: int, bytes_max: int) -> None:
         self.number = number
         self.calls_waiting = 0
+        self._bytes_waiting = 0
         self._calls_max = calls_max
+        self._bytes_max = bytes_max
         self._shares: deque[Share] = deque()
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
@@ -112,13 +116,17 @@ class Lane:
         """Append a share; ask `has_room` before."""
         self._shares.append(share)
         self.calls_waiting += _weight(share)
+        self._bytes_waiting += share.size
         self._filled.set()
-        if self.calls_waiting >= self._calls_max:
+        if self._is_full():
             self._room.clear()
+
+    def _is_full(self) -> bool:
+        return self.calls_waiting >= self._calls_max or self._bytes_waiting >= self._bytes_max
 
     @property
     def has_room(self) -> bool:
-        """Whether another share may be put; a share may overshoot the bound once."""
+        """Whether another share may be put; a share may overshoot a bound once."""
         return self._room.is_set()
 
     async def wait_for_room(self) -> None:
@@ -135,12 +143,13 @@ class Lane:
         while self._shares:
             share = self._shares[0]
             calls += _weight(share)
-            size += sum([call.size for call in share.calls])
+            size += share.size
             if taken and (calls > limits.calls_max or size > limits.bytes_max):
                 break
             taken.append(self._shares.popleft())
             self.calls_waiting -= _weight(share)
-        if self.calls_waiting < self._calls_max:
+            self._bytes_waiting -= share.size
+        if not self._is_full():
             self._room.set()
         return taken
 
@@ -163,7 +172,11 @@ class Pipeline:
         self._observer = observer
         self._options = options
         self._clock = clock
-        self._lanes = [Lane(n, options.lane_calls_max) for n in range(options.lanes)]
+        self._lanes = [
+            # A batch of the largest that waits behind the one being written, and as much again.
+            Lane(n, options.lane_calls_max, 2 * options.limits.bytes_max)
+            for n in range(options.lanes)
+        ]
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
         self._valve = Valve(options.valve)
         self._moved = asyncio.Event()
@@ -266,6 +279,9 @@ class Pipeline:
         await asyncio.wait((consuming,))
         if not consuming.cancelled():
             consuming.result()
+        elif not self._stopping.is_set():
+            # By nobody of us: an end without a reason would look like one that was asked for.
+            raise SourceError("polling Kafka was cancelled from within: start the worker anew")
 
     async def _consume(self) -> None:
         while not self._stopping.is_set():
@@ -290,7 +306,9 @@ class Pipeline:
         span = tracker.start(read.first_offset, chunk.next_offset, len(shares))
         for n, lane_calls, lane_rejected in shares:
             lane = self._lanes[n]
-            lane.put(Share(tracker, span, read, lane_calls, lane_rejected))
+            size = sum([call.size for call in lane_calls])
+            size += sum([len(letter.record.value or b"") for letter in lane_rejected])
+            lane.put(Share(tracker, span, read, lane_calls, lane_rejected, size))
             self._observer.lane_filled(n, lane.calls_waiting)
         if not shares:
             self._moved.set()
@@ -404,6 +422,7 @@ class Pipeline:
             try:
                 written = await self._sink.write(batch)
             except TransientSinkError as error:
+                _obey_cancellation()
                 attempt += 1
                 if self.sink_failing_since is None:
                     self.sink_failing_since = started
@@ -417,6 +436,7 @@ class Pipeline:
                     # The partitions have a new owner, who writes this.
                     return
             except PermanentSinkError as error:
+                _obey_cancellation()
                 # The database answers, be it with a refusal.
                 self.sink_failing_since = None
                 await self._bisect(lane, batch, shares, error)
@@ -477,6 +497,17 @@ class Pipeline:
             if tracker.watermark is not None and tracker.watermark != committed.get(partition)
         }
         return not offsets or await self._source.commit(offsets)
+
+
+def _obey_cancellation() -> None:
+    """End a task that was told to, though what it was doing ended in some other way.
+
+    A statement that is cancelled on a connection that has gone may end with the connection's
+    error, which is no reason to try again.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _weight(share: Share) -> int:

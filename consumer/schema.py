@@ -1,6 +1,7 @@
 """The database's schema: migrations, forward only, and the check that it is this version's."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -9,15 +10,29 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from consumer.errors import SchemaError
-from consumer.postgres import FAILURES, Connection, translated
+from consumer.postgres import FAILURES, Connection, notice_dead_network, translated
 
 # Workers that meet the lock wait as long, and notice nothing.
 _LOCK_WAIT_SECONDS: Final = 2.0
 _ATTEMPTS_MAX: Final = 10
 # A migration that holds a table for longer than this has to be written otherwise.
 _STATEMENT_SECONDS_MAX: Final = 600.0
+# For all statements of a file together. Postgres' own bound, above, is for each: this one is for
+# a Postgres that answers no more though its network is there, and is no shorter than the Job's.
+_MIGRATION_SECONDS_MAX: Final = 3600.0
+# For the statements around the migrations, which touch the catalogue and a few rows.
+_SMALL_STATEMENT_SECONDS_MAX: Final = 60.0
+# Another migration mostly ends in seconds. Five attempts of a Job fit in its hour.
+_TURN_SECONDS_MAX: Final = 300.0
+_TURN_POLL_SECONDS: Final = 0.5
 # For the questions of `check_schema`.
 _ANSWER_SECONDS_MAX: Final = 10.0
+# Postgres shows the lock's number as two halves.
+_HOLDER: Final = (
+    "SELECT pid FROM pg_locks WHERE granted AND locktype = 'advisory' AND objsubid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND (classid::bigint << 32 | objid::bigint) = hashtext('windsor.migrations')"
+)
 
 
 class Migration(NamedTuple):
@@ -49,12 +64,13 @@ async def migrate(dsn: str) -> list[str]:
         The names of the migrations applied now.
 
     Raises:
-        SchemaError: The database has migrations that this version does not know.
+        SchemaError: The database has migrations that this version does not know, or another
+            migration does not end.
         TransientSinkError: Postgres cannot be reached.
     """
     applied: list[str] = []
     async with _plain_connection(dsn) as connection:
-        await connection.execute("SELECT pg_advisory_lock(hashtext('windsor.migrations'))")
+        await _take_turn(connection)
         await connection.execute(
             "CREATE SCHEMA IF NOT EXISTS windsor_private;"
             "CREATE TABLE IF NOT EXISTS windsor_private.migrations ("
@@ -70,6 +86,28 @@ async def migrate(dsn: str) -> list[str]:
         # Each time: roles may have come since, and this version may ask for other rights.
         await connection.execute(_grants())
     return applied
+
+
+async def _take_turn(connection: Connection) -> None:
+    """Wait, for a bounded time, until no other migration is under way.
+
+    Asked for again and again: who waits inside Postgres cannot say for whom.
+
+    Raises:
+        SchemaError: The other one does not end.
+    """
+    deadline = time.monotonic() + _TURN_SECONDS_MAX
+    while not await connection.fetchval(
+        "SELECT pg_try_advisory_lock(hashtext('windsor.migrations'))"
+    ):
+        if time.monotonic() >= deadline:
+            holder = await connection.fetchval(_HOLDER)
+            raise SchemaError(
+                f"another migration has not ended for {_TURN_SECONDS_MAX:g} s (process {holder} of"
+                " Postgres): run `windsor migrate` again once it has; if nobody runs one, end what"
+                f" it left behind with SELECT pg_terminate_backend({holder})"
+            )
+        await asyncio.sleep(_TURN_POLL_SECONDS)
 
 
 def _grants() -> str:
@@ -89,7 +127,7 @@ async def _apply(connection: Connection, migration: Migration) -> None:
                     f"SET LOCAL lock_timeout = '{_LOCK_WAIT_SECONDS:g}s';"
                     f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS_MAX:g}s'"
                 )
-                await connection.execute(migration.sql)
+                await connection.execute(migration.sql, timeout=_MIGRATION_SECONDS_MAX)
                 await connection.execute(
                     "INSERT INTO windsor_private.migrations (version, name) VALUES ($1, $2)",
                     migration.version,
@@ -145,9 +183,11 @@ async def _plain_connection(dsn: str) -> AsyncIterator["asyncpg.Connection[async
         connection = await asyncpg.connect(
             dsn,
             timeout=_ANSWER_SECONDS_MAX,
+            command_timeout=_SMALL_STATEMENT_SECONDS_MAX,
             server_settings={"timezone": "UTC", "application_name": "windsor"},
         )
         try:
+            notice_dead_network(connection)
             yield connection
         finally:
             await connection.close(timeout=5)

@@ -12,7 +12,14 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from consumer.core.call import Clock
-from consumer.postgres import Connection, prepare_connection
+from consumer.errors import TransientSinkError
+from consumer.postgres import (
+    FAILURES,
+    Connection,
+    notice_dead_network,
+    prepare_connection,
+    translated,
+)
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 
@@ -39,6 +46,9 @@ _RECOMPUTE_JOINS: Final = (
 _COMPARED: Final = ("identities", "members", "users", "seen", "groups", "audiences", "aliases")
 _LOST: Final = "lost identities"
 _EXAMPLES_MAX: Final = 5
+# A batch that hangs is cut off by its worker after 20 s: a repair outlives it. While it waits for
+# the lock all batches wait behind it, so not for longer.
+_LOCK_WAIT_SECONDS: Final = 30.0
 # So many aliases are fetched at a time.
 _ALIASES_FETCHED: Final = 1_000
 _REPAIRS: Final = (
@@ -105,15 +115,32 @@ async def verify_database(dsn: str, *, repair: bool = False) -> Report:
 
     Raises:
         SchemaError: It has another version's schema.
-        TransientSinkError: It cannot be reached.
+        TransientSinkError: It cannot be reached, or somebody holds a lock for too long.
     """
     await check_schema(dsn)
-    connection = await asyncpg.connect(dsn, timeout=10, server_settings={"timezone": "UTC"})
     try:
-        await prepare_connection(connection)
-        return await verify(connection, repair=repair)
-    finally:
-        await connection.close(timeout=5)
+        # No deadline for a statement: a scan of all calls takes as long as there are calls, and
+        # whoever waits for it can end it. What has one is to connect, to wait for a lock, and
+        # for a network that is dead.
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=10,
+            server_settings={"timezone": "UTC", "application_name": "windsor verify"},
+        )
+        try:
+            notice_dead_network(connection)
+            await prepare_connection(connection)
+            return await verify(connection, repair=repair)
+        finally:
+            await connection.close(timeout=5)
+    except asyncpg.LockNotAvailableError as error:
+        raise TransientSinkError(
+            f"verify waited {_LOCK_WAIT_SECONDS:g} s for a lock that somebody holds (a migration, a"
+            " repair, or a transaction that hangs: look at pg_stat_activity): try again once it"
+            " has ended"
+        ) from error
+    except FAILURES as error:
+        raise translated(error) from error
 
 
 async def verify(connection: Connection, *, repair: bool = False) -> Report:
@@ -121,10 +148,12 @@ async def verify(connection: Connection, *, repair: bool = False) -> Report:
 
     Args:
         connection: Prepared by `consumer.postgres.prepare_connection`, in no transaction;
-            a statement may take as long as a scan of all calls.
+            a statement may take as long as a scan of all calls, but waits for a lock no longer
+            than `_LOCK_WAIT_SECONDS`.
         repair: Holds off all workers while it mends; they wait and go on by themselves.
     """
     async with connection.transaction(isolation="read_committed" if repair else "repeatable_read"):
+        await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_SECONDS:g}s'")
         await connection.execute(_VERIFY["hold_weeks"])
         if repair:
             await connection.execute(_VERIFY["lock_batches"])

@@ -98,7 +98,8 @@ class HandDecoder:
             return (Skipped("tombstone"),)
         if record.value == b"bad":
             return (Rejected(record, 0, "malformed_json", "not JSON"),)
-        return (call("track", record.offset, user_id=record.value.decode(), record=record),)
+        user_id, size = record.value.decode(), len(record.value)
+        return (call("track", record.offset, user_id=user_id, record=record, size=size),)
 
 
 class CountingObserver:

@@ -14,7 +14,7 @@ from demo.servers import embedded_kafka, free_port
 from tests.authority import Authority
 
 PASSWORD: Final = "one-of-a-test"  # noqa: S105 - of nothing
-USERS: Final = ("windsor", "stranger", "beginner", "dismissed", "reader")
+USERS: Final = ("windsor", "stranger", "beginner", "dismissed", "reader", "player")
 
 # Kafka's protocol names these by number.
 _LITERAL: Final = 3

@@ -12,7 +12,7 @@ Checked at every step:
 
 - no offset is committed above a record that is not written;
 - committed offsets never go back;
-- no two transactions at once hold calls of one user, nor are there more of them than lanes;
+- a transaction is of one lane, and no lane has two at once;
 - a user's calls are first written in the order of their partition, while it is ours;
 - lanes are bounded;
 - a worker that is told to stop ends in time;
@@ -33,8 +33,8 @@ from unittest.mock import patch
 import structlog
 
 from consumer import pipeline as pipeline_module
-from consumer.core.call import Outcome, Record, Rejected, Skipped
-from consumer.core.policy import BatchLimits, RetryPolicy
+from consumer.core.call import Call, Outcome, Record, Rejected, Skipped
+from consumer.core.policy import BatchLimits, RetryPolicy, lane_of
 from consumer.core.valve import ValvePolicy
 from consumer.errors import PermanentSinkError, TransientSinkError
 from consumer.pipeline import Pipeline, PipelineOptions
@@ -335,20 +335,19 @@ class SimulatedSink:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._writing: list[set[str | None]] = []
+        self._writing: set[int] = set()
 
     async def write(self, batch: Batch) -> Written:
         cluster = self._cluster
-        users = {written.user_id for written in batch.calls}
-        if any(users & others for others in self._writing):
-            raise BrokenInvariantError("two transactions at once hold calls of one user")
-        if len(self._writing) >= cluster.world.options.lanes:
-            raise BrokenInvariantError("more transactions at once than lanes")
         if len(batch.calls) + len(batch.rejected) == 0:
             raise BrokenInvariantError("a transaction of nothing")
-        self._writing.append(users)
+        lane = self._lane_of(batch)
+        if lane in self._writing:
+            raise BrokenInvariantError(f"two transactions at once of lane {lane}")
+        self._writing.add(lane)
+        users = {written.user_id for written in batch.calls}
         try:
-            await cluster.answer()
+            await self._answer()
             if cluster.fails():
                 if cluster.rng.random() < 0.5 and "poison" not in users:
                     # A COMMIT that was cut: it took effect, and nobody knows.
@@ -358,8 +357,35 @@ class SimulatedSink:
                 raise PermanentSinkError("refused")
             cluster.store(batch)
         finally:
-            self._writing.remove(users)
+            self._writing.remove(lane)
         return Written(len(batch.calls), 0, 0, len(batch.rejected))
+
+    async def _answer(self) -> None:
+        """As long as an answer takes; who is told to stop may be answered with an error."""
+        try:
+            await self._cluster.answer()
+        except asyncio.CancelledError:
+            if self._cluster.rng.random() < 0.5:
+                raise TransientSinkError("the connection is gone") from None
+            raise
+
+    def _lane_of(self, batch: Batch) -> int:
+        lanes = self._cluster.world.options.lanes
+        found = {lane_of(written, lanes) for written in batch.calls}
+        found |= {
+            letter.record.partition % lanes
+            for letter in batch.rejected
+            # What the database refused was a call before.
+            if letter.reason != "rejected_by_database"
+        }
+        found |= {
+            lane_of(SimulatedDecoder().call_of(letter.record), lanes)
+            for letter in batch.rejected
+            if letter.reason == "rejected_by_database"
+        }
+        if len(found) != 1:
+            raise BrokenInvariantError(f"a transaction of the lanes {found}")
+        return found.pop()
 
 
 class SimulatedDecoder:
@@ -371,7 +397,12 @@ class SimulatedDecoder:
             return (Skipped("tombstone"),)
         if record.value == b"bad":
             return (Rejected(record, 0, "malformed_json", "not JSON"),)
-        return (call("track", record.offset, user_id=record.value.decode(), record=record),)
+        return (self.call_of(record),)
+
+    def call_of(self, record: Record) -> Call:
+        """The call that a record's user makes."""
+        assert record.value is not None
+        return call("track", record.offset, user_id=record.value.decode(), record=record)
 
 
 class BoundedObserver(CountingObserver):

@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.core.call import Record, Rejected
 from consumer.core.decode import DecodeRules
@@ -613,6 +614,19 @@ async def test_kafka_that_is_away_is_one_line_and_exit_1(database: str) -> None:
     assert (ran.exit_code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert " cannot be reached: " in ran.err
     assert await states(database) == [(0, 0, False, False)]
+
+
+async def test_kafka_that_does_not_let_go_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: AIOKafkaAdminClient) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "close", never)
+    options = KafkaOptions(
+        bootstrap_servers=f"127.0.0.1:{free_port()}", topics="calls", leave_timeout_seconds=0.1
+    )
+
+    with pytest.raises(SourceError, match="cannot be reached"):
+        await asyncio.wait_for(KafkaSender(options).check_topics({"calls"}), 20)
 
 
 async def test_database_that_goes_away_is_told_as_such(database: str) -> None:

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from consumer import schema, verify
 from consumer.cli import _parser
 from consumer.core.decode import DecodeRules
+from consumer.kafka import sender
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 from dashboard.metrics import EndpointMetrics
@@ -68,6 +70,29 @@ def test_every_metric_is_documented_and_explained() -> None:
 
     assert documented == found
     assert all(family.documentation.endswith(".") for family in registry.collect())
+
+
+def test_deadlines_of_operators_commands_are_documented() -> None:
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \| (\d+) s \| \S", (DOCS / "settings.md").read_text(), re.MULTILINE
+    )
+    documented = {(command, what): int(seconds) for command, what, seconds in rows}
+
+    expected = {
+        ("`verify`, `status`, `dead-letters`", "the question which version the schema is"): (
+            schema, "_ANSWER_SECONDS_MAX"),
+        ("`migrate`", "another migration to end"): (schema, "_TURN_SECONDS_MAX"),
+        ("`migrate`", "a table that workers write, ten times over"): (schema, "_LOCK_WAIT_SECONDS"),
+        ("`migrate`", "one statement of a migration"): (schema, "_STATEMENT_SECONDS_MAX"),
+        ("`migrate`", "all of a migration"): (schema, "_MIGRATION_SECONDS_MAX"),
+        ("`migrate`", "a statement around the migrations"): (
+            schema, "_SMALL_STATEMENT_SECONDS_MAX"),
+        ("`verify`", "a lock"): (verify, "_LOCK_WAIT_SECONDS"),
+        ("`dead-letters replay`", "Kafka to have some records"): (sender, "_SENDING_SECONDS_MAX"),
+    }  # fmt: skip
+    assert {row: documented.get(row) for row in expected} == {
+        row: vars(module)[name] for row, (module, name) in expected.items()
+    }
 
 
 def test_every_command_is_documented() -> None:

@@ -10,10 +10,13 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from consumer.errors import ConfigError
+from consumer import app
+from consumer.errors import ConfigError, SourceError, TransientSinkError
 from consumer.health import Probe, health_app, serving
-from consumer.kafka import KafkaSource
-from consumer.ports import Chunk
+from consumer.kafka import KafkaOptions, KafkaSource
+from consumer.metrics import Metrics
+from consumer.ports import Chunk, TopicPartition
+from consumer.postgres import PostgresOptions, PostgresSink, open_sink
 from tests.probes import consuming, settings_for, until_answered
 from tests.worker import produce
 
@@ -133,6 +136,74 @@ async def test_worker_without_a_database_waits_alive_but_not_ready(kafka_server:
         await until_answered(client, "/readyz", (503, "waiting for the database: "))
         response = await client.get("/healthz")
         assert (response.status_code, response.text) == (200, "ok")
+
+
+async def test_database_that_goes_once_it_was_looked_at_is_waited_for_too(
+    kafka_server: str,
+    database: str,
+    topic: Callable[[int], Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = iter([TransientSinkError("gone meanwhile")] * 3)
+
+    @asynccontextmanager
+    async def gone_at_first(options: PostgresOptions) -> AsyncIterator[PostgresSink]:
+        for failure in failures:
+            raise failure
+        async with open_sink(options) as sink:
+            yield sink
+
+    monkeypatch.setattr(app, "open_sink", gone_at_first)
+    async with consuming(settings_for(kafka_server, await topic(1), database)) as client:
+        await until_answered(client, "/readyz", (200, "ok"))
+    assert next(failures, None) is None
+
+
+async def test_mistake_beside_the_pipeline_ends_the_worker_and_is_seen(
+    kafka_server: str,
+    database: str,
+    topic: Callable[[int], Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "_LAG_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(Metrics, "set_tasks", mistaken)
+    settings = settings_for(kafka_server, await topic(1), database)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(app.consume(settings), 30)
+
+
+async def test_reason_why_kafka_is_gone_passes_with_it_whatever_it_was(
+    kafka_server: str,
+    database: str,
+    topic: Callable[[int], Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A certificate that is being renewed at that moment.
+    reasons = iter([SourceError("away"), ConfigError("the file is not there")])
+    gone = asyncio.Event()
+    gone.set()
+
+    async def looked_into(_: KafkaOptions) -> None:
+        for reason in reasons:
+            raise reason
+        gone.clear()
+
+    async def no_ends(_: KafkaSource) -> dict[TopicPartition, int]:
+        return {}
+
+    async def answers(_: KafkaSource) -> bool:
+        return not gone.is_set()
+
+    monkeypatch.setattr(app, "_LAG_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(app, "check_connection", looked_into)
+    monkeypatch.setattr(KafkaSource, "end_offsets", no_ends)
+    monkeypatch.setattr(KafkaSource, "answers", answers)
+    async with consuming(settings_for(kafka_server, await topic(1), database)) as client:
+        await until_answered(client, "/readyz", (503, "the file is not there"))
+        await until_answered(client, "/readyz", (200, "ok"))
 
 
 async def test_worker_without_a_broker_waits_alive_but_not_ready(database: str) -> None:

@@ -4,22 +4,31 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason, create_conn
 from aiokafka.errors import (
     CommitFailedError,
     CorruptRecordException,
+    KafkaConnectionError,
     NodeNotReadyError,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
 )
+from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from consumer.errors import RetentionError, SourceError
 from consumer.kafka import KafkaOptions, KafkaSource
+from consumer.kafka.connections import join_patiently
 from consumer.kafka.options import security_of
 from consumer.ports import Chunk, TopicPartition
 from demo.servers import free_port
@@ -397,6 +406,23 @@ async def test_only_offsets_given_and_only_of_assigned_partitions_are_committed(
     assert read.noted.commits_failed == 0
 
 
+async def test_member_that_was_put_out_commits_nothing_though_the_group_is_empty(
+    kafka_server: str, topic: Topics
+) -> None:
+    name = await topic(1)
+    await send(kafka_server, name, {0: 10})
+    async with reading(kafka_server, name) as read:
+        await read.until({0: upto(10)})
+        here = TopicPartition(name, 0)
+        assert await read.source.commit({here: 10})
+        # As the broker and the client have it after a session that has ended.
+        await read.source._say_goodbye()  # noqa: SLF001 - the way of a member that leaves
+        read.source._consumer._coordinator.reset_generation()  # noqa: SLF001 - the client's own step
+        assert not await read.source.commit({here: 3})
+        assert read.noted.commits_failed == 1
+        assert await committed(kafka_server, name, 1) == {0: 10}
+
+
 @pytest.mark.parametrize("error", [CommitFailedError(), TimeoutError()])
 async def test_failed_commit_is_counted_and_a_later_one_covers_it(
     kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -604,6 +630,119 @@ async def test_end_offsets_are_the_brokers_own_while_paused(
             TopicPartition(name, 0): 3,
             TopicPartition(name, 1): 4,
         }
+
+
+async def test_request_that_the_client_cancels_is_a_failed_fetch(
+    kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await topic(1)
+    await send(kafka_server, name, {0: 5})
+    async with reading(kafka_server, name) as read:
+        await read.until_assigned(1)
+        with monkeypatch.context() as patch:
+
+            async def cancelled(**_: Any) -> None:  # noqa: ANN401 - aiokafka's
+                raise asyncio.CancelledError
+
+            patch.setattr(read.source._consumer, "getmany", cancelled)  # noqa: SLF001
+            await read.poll()
+        assert read.noted.retried == ["KafkaConnectionError"]
+        await read.until({0: upto(5)})
+
+
+@pytest.mark.parametrize("method", ["stop", "commit", "end_offsets"])
+async def test_request_that_the_client_cancels_is_no_order_to_end(
+    kafka_server: str, topic: Topics, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    name = await topic(1)
+    async with reading(kafka_server, name) as read:
+        await read.until_assigned(1)
+        with monkeypatch.context() as patch:
+
+            async def cancelled(*_: Any) -> None:  # noqa: ANN401 - aiokafka's
+                raise asyncio.CancelledError
+
+            patch.setattr(read.source._consumer, method, cancelled)  # noqa: SLF001
+            if method == "stop":
+                await read.source.stop()
+            elif method == "commit":
+                assert not await read.source.commit({TopicPartition(name, 0): 0})
+            else:
+                assert await read.source.end_offsets() == {}
+
+
+async def test_client_that_fetches_no_more_ends_the_worker(
+    kafka_server: str, topic: Topics
+) -> None:
+    name = await topic(1)
+    async with reading(kafka_server, name) as read:
+        await read.until_assigned(1)
+
+        async def mistaken() -> None:
+            raise RuntimeError("the handler is closed")
+
+        fetcher = read.source._consumer._fetcher  # noqa: SLF001 - no way from outside
+        fetcher._fetch_task.cancel()  # noqa: SLF001
+        fetcher._fetch_task = asyncio.create_task(mistaken())  # noqa: SLF001
+        with pytest.raises(SourceError, match="the handler is closed"):
+            await read.until({0: [1]})
+
+
+async def test_only_who_joins_waits_longer_than_a_request_may() -> None:
+    answer = asyncio.Event()
+    closed: list[object] = []
+
+    async def send_req(_: Any) -> str:  # noqa: ANN401 - aiokafka's
+        await answer.wait()
+        return "answered"
+
+    def close(reason: object) -> None:
+        closed.append(reason)
+
+    connection = SimpleNamespace(_request_timeout=0.05, close=close)
+
+    async def get_conn(*_: Any, **__: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        return connection
+
+    coordinator = SimpleNamespace(
+        coordinator_id=1, _send_req=send_req, coordinator_dead=lambda: closed.append("dead")
+    )
+    client = SimpleNamespace(
+        _request_timeout_ms=50,
+        _get_conn=get_conn,
+        _conns={(1, ConnectionGroup.COORDINATION): connection},
+    )
+    join_patiently(SimpleNamespace(_client=client, _coordinator=coordinator), 7.0)
+
+    # The client's own timeout, which all requests of a connection share, is the longer one.
+    await client._get_conn(1, group=ConnectionGroup.COORDINATION)  # noqa: SLF001 - aiokafka's
+    assert connection._request_timeout == 7.0  # noqa: SLF001
+    joining = asyncio.create_task(
+        coordinator._send_req(JoinGroupRequest("g", 1, 1, "", "", "consumer", []))  # noqa: SLF001
+    )
+    with pytest.raises(RequestTimedOutError):
+        await coordinator._send_req(HeartbeatRequest("g", 1, "m"))  # noqa: SLF001
+    assert closed == [CloseReason.CONNECTION_TIMEOUT, "dead"]
+    assert not joining.done()
+    answer.set()
+    assert await joining == "answered"
+
+
+def test_write_to_a_connection_that_was_just_closed_is_a_lost_connection(
+    kafka_server: str,
+) -> None:
+    host, port = kafka_server.split(",", maxsplit=1)[0].rsplit(":", 1)
+
+    async def write_to_a_closed_one() -> None:
+        connection = await create_conn(host, int(port))
+        connection._writer.transport.abort()  # noqa: SLF001 - what a broker's end comes to
+        await asyncio.sleep(0)
+        with pytest.raises(KafkaConnectionError):
+            await connection.send(MetadataRequest([]))
+        assert not connection.connected()
+
+    # The worker's loop: asyncio's own would drop what is written.
+    uvloop.run(write_to_a_closed_one())
 
 
 def test_security_settings_reach_the_client() -> None:

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from consumer.core.call import Outcome, Record, Rejected
+from consumer.core.policy import BatchLimits
 from consumer.core.valve import ValvePolicy
 from consumer.errors import DeadTopicError, PermanentSinkError, SourceError, TransientSinkError
 from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
-from consumer.ports import Batch, Chunk, TopicPartition
+from consumer.ports import Batch, Chunk, TopicPartition, Written
 from tests.core.calls import call
 from tests.fakes import CountingObserver, FakeSink, FakeSource, chunk, pipeline_of
 
@@ -107,6 +108,58 @@ async def test_lanes_are_bounded_and_a_long_wait_pauses_but_polls_on() -> None:
     assert observer.counts["lane_0_max"] < 10 + 5
     assert source.pauses >= 1
     assert not source.paused
+
+
+async def test_lanes_are_bounded_in_bytes_too() -> None:
+    source, sink, observer = FakeSource(), FakeSink(), CountingObserver()
+    options = PipelineOptions(
+        lanes=1, limits=BatchLimits(calls_max=1, bytes_max=5_000), pause_after_seconds=0.01
+    )
+    pipeline = pipeline_of(source, sink, observer, options)
+    async with running(pipeline, P0):
+        sink.gate.clear()
+        source.chunks.extend(chunk(offset, b"j" * 1_000) for offset in range(100))
+        await until(lambda: source.paused)
+        waiting = observer.counts["lane_0_max"]
+        sink.gate.set()
+        await until(lambda: source.committed == {P0: 100})
+
+    # Twice a batch, and one that overshoots.
+    assert 10 <= waiting <= 12
+    assert len(sink.calls) == 100
+
+
+class SilentSink(FakeSink):
+    """A server that says nothing more: what is cancelled ends with the connection's error."""
+
+    async def write(self, batch: Batch) -> Written:
+        self.writing += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise TransientSinkError("the connection is gone") from None
+        raise AssertionError(batch)
+
+
+async def test_stop_ends_though_a_cancelled_write_ends_as_an_outage() -> None:
+    source, sink = FakeSource(), SilentSink()
+    options = PipelineOptions(drain_timeout_seconds=0.05)
+    async with running(pipeline_of(source, sink, options=options), P0):
+        source.chunks.append(chunk(0, b"jane", b"joe"))
+        await until(lambda: sink.writing > 0)
+        tried = sink.writing
+
+    assert (sink.writing, source.commits, source.stopped) == (tried, [], True)
+
+
+async def test_poll_that_is_cancelled_from_within_is_no_stop() -> None:
+    class Cancelled(FakeSource):
+        async def poll(self, records_max: int) -> Sequence[Chunk]:
+            del records_max
+            raise asyncio.CancelledError
+
+    with pytest.raises(SourceError, match="cancelled from within"):
+        await asyncio.wait_for(pipeline_of(Cancelled(), FakeSink()).run(), 5)
 
 
 async def test_outage_is_waited_for_and_loses_nothing() -> None:

@@ -76,6 +76,15 @@ async def make_topic(kafka: str, name: str, partitions: int, **configs: str) -> 
         await admin.close()
 
 
+async def delete_topic(kafka: str, name: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        await admin.delete_topics([name])
+    finally:
+        await admin.close()
+
+
 @given(st.binary(max_size=80))
 def test_keys_are_hashed_as_javas_producer_does(key: bytes) -> None:
     assert partition_hash(key) == murmur2(key) & 0x7FFFFFFF
@@ -129,6 +138,32 @@ async def test_records_without_a_key_go_to_all_partitions_those_added_too(
         async with asyncio.timeout(30):
             while len({record.partition for record in await records_of(kafka_server, name)}) < 3:
                 await publisher.publish([Outgoing(None, b"more")], NOW_MS)
+
+
+async def test_a_topic_made_again_with_fewer_partitions_gets_all_keys(
+    kafka_server: str, topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_METADATA_SECONDS", 1.0)
+    name = await topic(3)
+    records = [Outgoing(b"k%d" % number, b"v") for number in range(20)]
+    async with publishing(kafka_server, name, timeout_seconds=60.0) as (publisher, _):
+        await until_ready(publisher)
+        await publisher.publish(records, NOW_MS)
+        await delete_topic(kafka_server, name)
+        waiting = asyncio.create_task(publisher.publish(records, NOW_MS))
+        await make_topic(kafka_server, name, 1)
+        # Told long before their time is over.
+        async with asyncio.timeout(20):
+            with pytest.raises(SourceError, match=r"opened anew|fewer partitions"):
+                await waiting
+            while True:
+                with suppress(SourceError):
+                    await publisher.publish(records, NOW_MS)
+                    break
+    found = await records_of(kafka_server, name)
+
+    assert {record.partition for record in found} == {0}
+    assert {record.key for record in found} == {record.key for record in records}
 
 
 async def test_without_a_broker_nothing_is_taken_and_it_is_told(topic: MakeTopic) -> None:

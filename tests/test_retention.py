@@ -257,22 +257,27 @@ async def test_writers_of_the_very_week_lose_nothing(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = decoded(story(3_000))
-    late = decoded([{**call, "messageId": f"late{n}"} for n, call in enumerate(story(2_000))])
+    late = decoded([{**call, "messageId": f"late{n}"} for n, call in enumerate(story(9_000))])
     late = [call for call in late if call.type in ("identify", "group", "alias")]
     await write(database, calls)
-    # Some time between the steps, so that writers come between all of them.
     step = Pruning.step
     stepped: list[tuple[str, int]] = []
     written: list[Call] = []
 
-    async def slowly(self: Any, name: str, *arguments: object) -> Any:  # noqa: ANN401 - the step's own
-        await asyncio.sleep(0.2)
+    async def more_is_written() -> None:
+        before = len(written)
+        async with asyncio.timeout(30):
+            while len(written) == before:  # noqa: ASYNC110 - two writers' doing
+                await asyncio.sleep(0.01)
+
+    async def between_writes(self: Any, name: str, *arguments: object) -> Any:  # noqa: ANN401 - the step's own
+        await more_is_written()
         found = await step(self, name, *arguments)
         stepped.append((name, len(written)))
-        await asyncio.sleep(0.2)
+        await more_is_written()
         return found
 
-    monkeypatch.setattr(Pruning, "step", slowly)
+    monkeypatch.setattr(Pruning, "step", between_writes)
     stop = asyncio.Event()
 
     async def writing(share: list[Call]) -> None:

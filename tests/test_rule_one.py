@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import asyncpg
 from hypothesis import example, given, settings
@@ -17,7 +18,7 @@ from consumer.core.call import Call
 from consumer.core.decode import Decoder
 from consumer.core.policy import lane_of
 from consumer.ports import Batch
-from consumer.postgres import PostgresOptions, PostgresSink, open_sink
+from consumer.postgres import PostgresOptions, PostgresSink, open_sink, transaction
 from consumer.verify import verify_database
 from tests.model import model_of
 from tests.views import stored_views
@@ -70,8 +71,11 @@ async def check(dsn: str, world: Sequence[dict[str, Any]], writers: int, seed: i
     connection = await asyncpg.connect(dsn)
     await connection.execute(EMPTY)
     await connection.close()
-    async with open_sink(PostgresOptions(dsn, connections_max=writers)) as sink:
-        await deliver([sink] * writers, calls, seed)
+    # Rows alike are written by themselves, with the others, and either by their number.
+    many = (1, 4, 100)[seed % 3]
+    with mock.patch.object(transaction, "_MANY", many):
+        async with open_sink(PostgresOptions(dsn, connections_max=writers)) as sink:
+            await deliver([sink] * writers, calls, seed)
     assert await stored_views(dsn) == model_of(calls)
     assert (await verify_database(dsn)).rows == dict.fromkeys(
         ("identities", "members", "users", "seen", "groups", "audiences", "aliases"), 0

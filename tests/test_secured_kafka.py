@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from consumer.settings import load_settings
 from tests.authority import Authority
 from tests.command import windsor
 from tests.probes import consuming, settings_for, until_answered
+from tests.scenarios.test_run_twice import run_until_ready
 from tests.secured import (
     PASSWORD,
     Operation,
@@ -369,6 +371,22 @@ def command_settings(world: World, topic: str, dsn: str, user: str) -> dict[str,
         "kafka_bootstrap_servers": world.kafka.sasl, "kafka_topics": topic,
         "kafka_group_id": topic, "database_url": dsn, **world.sasl(user, "SCRAM-SHA-512"),
     }  # fmt: skip
+
+
+async def test_run_plays_its_story_over_sasl_ssl(
+    world: World, topic: str, database: str, tmp_path: Path
+) -> None:
+    """With no right to make topics: this one has another number of partitions than its own have."""
+    for right in (Operation.READ, Operation.WRITE):
+        await grant(world.kafka, "player", Resource.TOPIC, topic, right)
+    await grant(world.kafka, "player", Resource.GROUP, topic, Operation.READ)
+    settings = command_settings(world, topic, database, "player") | {
+        "run_folder": str(tmp_path), "http_port": "0", "dashboard_port": "0",
+    }  # fmt: skip
+
+    printed = await run_until_ready({**os.environ, **upper(settings)})
+
+    assert "of them through the endpoint" in printed
 
 
 async def test_dead_letter_is_sent_again_over_sasl_ssl(

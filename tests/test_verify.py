@@ -10,8 +10,10 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from consumer import verify
 from consumer.core.call import Call
 from consumer.core.decode import Decoder
+from consumer.errors import TransientSinkError
 from consumer.ports import Batch
 from consumer.postgres import PostgresOptions, open_sink
 from consumer.sql import load_queries
@@ -419,20 +421,29 @@ async def test_pruning_excuses_nothing_of_later(world: str) -> None:
 
 
 async def test_live_verify_sees_one_snapshot(database: str) -> None:
-    calls = decoded(WORLD * 3)
-    reports = []
+    reports: list[Report] = []
+    written = overtaken = 0
 
     async def writing() -> None:
+        nonlocal written
         async with open_sink(PostgresOptions(database)) as sink:
-            for call in calls:
-                await sink.write(Batch([call], []))
+            while overtaken < 5:
+                # At the same second each id is a greater clock: every batch changes something.
+                world = [
+                    {**said, "messageId": f"m{written + n:06}"} for n, said in enumerate(WORLD)
+                ]
+                for call in decoded(world):
+                    await sink.write(Batch([call], []))
+                    written += 1
 
     writer = asyncio.create_task(writing())
-    while not writer.done():
+    while overtaken < 5 and not writer.done():
+        before = written
         reports.append(await verify_database(database))
+        overtaken += written > before
     await writer
 
-    assert len(reports) > 1
+    assert overtaken == 5
     assert all(report.rows == CLEAN for report in reports)
 
 
@@ -450,6 +461,29 @@ async def test_repair_waits_for_a_batch_and_sees_what_it_wrote(world: str) -> No
 
     assert waited
     assert differing(report) == {"audiences": 1}
+
+
+@pytest.mark.parametrize(
+    ("repair", "held"),
+    [
+        (True, "SELECT pg_advisory_xact_lock_shared(hashtext('windsor.batches'))"),
+        (False, "LOCK TABLE calls IN ACCESS EXCLUSIVE MODE"),
+    ],
+)
+async def test_lock_that_somebody_keeps_is_waited_for_a_while_and_told(
+    world: str, monkeypatch: pytest.MonkeyPatch, *, repair: bool, held: str
+) -> None:
+    monkeypatch.setattr(verify, "_LOCK_WAIT_SECONDS", 0.5)
+    async with connected(world) as other, other.transaction():
+        await other.execute(held)
+
+        with pytest.raises(TransientSinkError) as refused:
+            await asyncio.wait_for(verify_database(world, repair=repair), 20)
+
+    assert str(refused.value) == (
+        "verify waited 0.5 s for a lock that somebody holds (a migration, a repair, or a"
+        " transaction that hangs: look at pg_stat_activity): try again once it has ended"
+    )
 
 
 async def test_rejoined_users_are_what_the_writer_kept(world: str) -> None:

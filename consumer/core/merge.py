@@ -14,12 +14,23 @@ Source: the contract, section 1.1 (join, alias, contacts, a visitor).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
 
 from consumer.core.call import Clock, IdentityKind
 from consumer.core.fold import Delta, Group, Traits
+
+
+class Change(IntEnum):
+    """What a batch changes of a row: nothing, one thing alone, or more."""
+
+    NOTHING = 0
+    CLAIM_CLOCK = 1
+    """When an identity was claimed: whose it is stays as it was, so its user does too."""
+    TRAITS = 2
+    MORE = 3
 
 
 class IdentityState(msgspec.Struct):
@@ -57,19 +68,13 @@ class AliasRow(NamedTuple):
     user: int
 
 
-class NamedAlias(NamedTuple):
-    """A stored alias, for the replay of a component's names."""
-
-    clock: Clock
-    previous: str
-    user: str
-
-
 class Regrouped(NamedTuple):
     """What becomes of the users."""
 
     changed: Sequence[UserState]
     """Users to write, new ones included; their final state but for `rejoin`, `rename`."""
+    traits_alone: frozenset[int]
+    """Those of `changed` whose traits alone changed."""
     merged: Mapping[int, int]
     """Stored users that are no more, and the user that took their members."""
     moved: Mapping[int, int]
@@ -81,7 +86,7 @@ class Regrouped(NamedTuple):
     """Users that are not stored yet, some of them merged already."""
 
 
-def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> bool:
+def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> Change:
     """Join what a batch says into an identity's registers.
 
     Args:
@@ -91,24 +96,27 @@ def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> b
             has none.
 
     Returns:
-        Whether the row has to be written.
+        What has to be written.
     """
-    changed = False
-    if delta.listed and not state.listed:
-        state.listed = changed = True
-    if delta.identified and not state.identified:
-        state.identified = changed = True
+    change = Change.NOTHING
     if delta.claim is not None and claimed_by is not None:
         clock = delta.claim.clock
         if claim_wins(state.kind, clock, state.claim[0] if state.claim else None):
+            stays = state.claim is not None and state.claim[1] == claimed_by
+            change = Change.CLAIM_CLOCK if stays else Change.MORE
             state.claim = (clock, claimed_by)
-            changed = True
+    if delta.traits is not None and state.traits.join(delta.traits):
+        change = Change.TRAITS if change is Change.NOTHING else Change.MORE
+    if delta.listed and not state.listed:
+        state.listed = True
+        change = Change.MORE
+    if delta.identified and not state.identified:
+        state.identified = True
+        change = Change.MORE
     if delta.group is not None and (state.group is None or delta.group[0] > state.group[0]):
         state.group = delta.group
-        changed = True
-    if delta.traits is not None and state.traits.join(delta.traits):
-        changed = True
-    return changed
+        change = Change.MORE
+    return change
 
 
 def claim_wins(kind: IdentityKind, clock: Clock, standing: Clock | None) -> bool:
@@ -133,7 +141,7 @@ def regroup(
     Args:
         users: The locked users; changed in place.
         members: Identity to user, for every identity concerned that has one.
-        changed: Identities with `apply_delta` done that changed.
+        changed: Identities with `apply_delta` done that changed by more than a claim's clock.
         aliases: The batch's new aliases, in any order.
     """
     components = _Components(users, members)
@@ -149,20 +157,20 @@ def regroup(
     return components.result()
 
 
-def replay_names(aliases: Iterable[NamedAlias]) -> tuple[str, Clock]:
+def replay_names(aliases: Iterable[AliasRow]) -> tuple[int, Clock]:
     """Replay all of one component's aliases, in clock order, for the merged user's name.
 
     Returns:
-        The name, and the clock of the greatest alias that merged anything.
+        The user identity that names it, and the clock of the greatest alias that merged anything.
 
     Raises:
         ValueError: There is no alias, so there is no merged user.
     """
-    parent: dict[str, str] = {}
-    name: dict[str, str] = {}
-    merged: tuple[str, Clock] | None = None
+    parent: dict[int, int] = {}
+    named_by: dict[int, int] = {}
+    merged: tuple[int, Clock] | None = None
 
-    def root_of(user: str) -> str:
+    def root_of(user: int) -> int:
         root = user
         while (above := parent.setdefault(root, root)) != root:
             root = above
@@ -171,18 +179,18 @@ def replay_names(aliases: Iterable[NamedAlias]) -> tuple[str, Clock]:
         return root
 
     # Unioned by size, so that a chain of a hundred thousand stays shallow.
-    size: dict[str, int] = {}
+    size: dict[int, int] = {}
     for alias in sorted(aliases):
         previous, user = root_of(alias.previous), root_of(alias.user)
         if previous == user:
             continue
-        kept = name.get(user, user)
+        kept = named_by.get(user, user)
         root, child = (user, previous)
         if size.get(previous, 1) > size.get(user, 1):
             root, child = child, root
         parent[child] = root
         size[root] = size.get(root, 1) + size.get(child, 1)
-        name[root] = kept
+        named_by[root] = kept
         merged = (kept, alias.clock)
     if merged is None:
         raise ValueError("no alias to replay")
@@ -197,7 +205,7 @@ class _Components:
         self._stored = frozenset(self._users)
         self._members = dict(members)
         self._parent: dict[int, int] = {}
-        self._changed: set[int] = set()
+        self._changed: dict[int, Change] = {}
         self._moved: dict[int, int] = {}
         self._rejoin: set[int] = set()
         self._rename: set[int] = set()
@@ -208,7 +216,7 @@ class _Components:
         self._users[identity.id] = UserState(identity.id, identity.value, identities_count=1)
         self._members[identity.id] = identity.id
         self._moved[identity.id] = identity.id
-        self._changed.add(identity.id)
+        self._changed[identity.id] = Change.MORE
 
     def merge(self, alias: AliasRow) -> None:
         """Merge the user of `previous` into that of `user`; the larger row survives."""
@@ -228,7 +236,7 @@ class _Components:
         root.name = name
         root.merged = max(c for c in (alias.clock, root.merged, gone.merged) if c is not None)
         self._parent[gone.id] = root.id
-        self._changed.add(root.id)
+        self._changed[root.id] = Change.MORE
         self._merges += 1
 
     def take(self, identity: IdentityState, claimed_by: int) -> None:
@@ -240,18 +248,22 @@ class _Components:
                 left = self._users[self._root(before)]
                 left.identities_count -= 1
                 self._rejoin.add(left.id)
-                self._changed.add(left.id)
+                self._changed[left.id] = Change.MORE
             user.identities_count += 1
             self._members[identity.id] = self._moved[identity.id] = user.id
-            self._changed.add(user.id)
-        if _join(user, identity):
-            self._changed.add(user.id)
+            self._changed[user.id] = Change.MORE
+        joined = _join(user, identity)
+        if joined is not Change.NOTHING:
+            self._changed[user.id] = max(joined, self._changed.get(user.id, joined))
 
     def result(self) -> Regrouped:
         """Resolve every user to the one that took it."""
         gone = {user: self._root(user) for user in self._parent}
         return Regrouped(
-            changed=[self._users[user] for user in sorted(self._changed - gone.keys())],
+            changed=[self._users[user] for user in sorted(self._changed.keys() - gone.keys())],
+            traits_alone=frozenset(
+                user for user, change in self._changed.items() if change is Change.TRAITS
+            ),
             merged={user: root for user, root in gone.items() if user in self._stored},
             moved={identity: self._root(user) for identity, user in self._moved.items()},
             rejoin=frozenset(map(self._root, self._rejoin)),
@@ -269,13 +281,14 @@ class _Components:
         return self._users[self._root(self._members[identity])]
 
 
-def _join(user: UserState, other: UserState | IdentityState) -> bool:
+def _join(user: UserState, other: UserState | IdentityState) -> Change:
     """Join another's traits and group, and a user identity's `identified`."""
-    changed = user.traits.join(other.traits)
+    change = Change.TRAITS if user.traits.join(other.traits) else Change.NOTHING
     if other.group is not None and (user.group is None or other.group[0] > user.group[0]):
         user.group = other.group
-        changed = True
+        change = Change.MORE
     counts = not isinstance(other, IdentityState) or other.kind == "user"
     if counts and other.identified and not user.identified:
-        user.identified = changed = True
-    return changed
+        user.identified = True
+        change = Change.MORE
+    return change

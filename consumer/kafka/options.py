@@ -33,7 +33,7 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     rebalance_timeout_ms: int = 60_000
     max_poll_interval_ms: int = 300_000
     answer_timeout_ms: int = 30_000
-    """A connection that answers nothing for so long is made anew."""
+    """Of who joins the group, and waits for the others' handover; all else has the request's."""
     metadata_age_ms_max: int = 30_000
     """New partitions, and new topics of a pattern, are met this soon."""
     retry: RetryPolicy = RetryPolicy()

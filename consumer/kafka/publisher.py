@@ -16,7 +16,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -200,18 +200,28 @@ class Publisher:
         async with asyncio.timeout(self._options.request_timeout_seconds):
             await producer.partitions_for(self._topic)
         async with asyncio.TaskGroup() as tasks:
-            started = 0
+            drains: list[asyncio.Task[None]] = []
             while True:
                 # From the client's memory, which it refreshes now and then.
                 there = len(producer.client.cluster.partitions_for_topic(self._topic) or ())
-                for number in range(started, there):
+                if 0 < there < len(self._partitions):
+                    self._shrink(there)
+                    for drain in drains[there:]:
+                        drain.cancel()
+                    del drains[there:]
+                for number in range(len(drains), there):
                     if number == len(self._partitions):
                         self._partitions.append(_Partition())
-                    tasks.create_task(self._drain(producer, number))
-                started = max(started, there)
+                    drains.append(tasks.create_task(self._drain(producer, number)))
                 self._away = None
                 self._mark_late()
                 await asyncio.sleep(_WATCH_SECONDS)
+
+    def _shrink(self, there: int) -> None:
+        """The topic was made again, with fewer partitions: nobody serves the others any more."""
+        gone, self._partitions = self._partitions[there:], self._partitions[:there]
+        for partition in gone:
+            _fail(list(partition.waiting), SourceError("the topic has fewer partitions now"))
 
     def _mark_late(self) -> None:
         """Let those go who have waited too long, and see for which partitions nobody need wait.
@@ -315,6 +325,19 @@ class Publisher:
                     await producer.stop()
             except (kafka_errors.KafkaError, TimeoutError) as error:
                 log.warning("kafka.left_without_goodbye", error=str(error) or type(error).__name__)
+                await _abandoned(producer)
+
+
+async def _abandoned(producer: Any) -> None:  # noqa: ANN401 - likewise
+    """Take from a producer what it still tries to send, which else goes on beside the next one."""
+    accumulator = producer._message_accumulator  # noqa: SLF001 - the client has no other way
+    for batches in (*accumulator._batches.values(), accumulator._pending_batches):  # noqa: SLF001 - likewise
+        for batch in batches:
+            batch.future.cancel()
+    with suppress(kafka_errors.KafkaError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_SECONDS_MAX):
+            await producer.client.close()
+            await producer._sender.close()  # noqa: SLF001 - likewise
 
 
 def _fail(entries: list[_Entry], error: Exception) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import aiokafka
@@ -64,7 +64,10 @@ class KafkaSender:
         except (kafka_errors.KafkaError, TimeoutError) as error:
             raise SourceError(explained(error, self._options)) from error
         finally:
-            await admin.close()
+            # What is known by now counts, also where the broker does not let us go.
+            with suppress(kafka_errors.KafkaError, TimeoutError):
+                async with asyncio.timeout(self._options.leave_timeout_seconds):
+                    await admin.close()
         for topic in sorted(topics):
             if topic not in there:
                 raise SourceError(

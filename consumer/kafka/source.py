@@ -28,6 +28,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 
 from consumer.errors import RetentionError, SourceError
 from consumer.kafka.access import check_access, explained
+from consumer.kafka.connections import answer_of, join_patiently
 from consumer.kafka.options import KafkaOptions, names_of, security_of
 from consumer.ports import AssignmentListener, Chunk, TopicPartition
 
@@ -92,7 +93,7 @@ class KafkaSource:
             max_partition_fetch_bytes=options.partition_fetch_bytes_max,
             fetch_max_bytes=options.fetch_bytes_max,
             fetch_max_wait_ms=100,
-            request_timeout_ms=options.answer_timeout_ms,
+            request_timeout_ms=round(options.request_timeout_seconds * 1000),
             # Many in a session, so that some may be late; by them a rebalance is noticed, too.
             heartbeat_interval_ms=min(3_000, options.session_timeout_ms // 6),
             metadata_max_age_ms=options.metadata_age_ms_max,
@@ -125,6 +126,7 @@ class KafkaSource:
         except kafka_errors.KafkaError as error:
             self.waiting_for = explained(error, self._options)
         else:
+            join_patiently(self._consumer, self._options.answer_timeout_ms / 1000)
             self.waiting_for = None
         return self.waiting_for is None
 
@@ -133,8 +135,8 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         try:
-            fetched = await self._consumer.getmany(
-                timeout_ms=_POLL_WAIT_MS, max_records=records_max
+            fetched = await answer_of(
+                self._consumer.getmany(timeout_ms=_POLL_WAIT_MS, max_records=records_max)
             )
         except kafka_errors.OffsetOutOfRangeError as error:
             await self._offsets_out_of_range(error)
@@ -151,11 +153,24 @@ class KafkaSource:
         except kafka_errors.KafkaError as error:
             await self._fetch_failed(error)
             return ()
+        self._check_fetching()
         self._failures = 0
         if not fetched and (self._paused or not self._consumer.assignment()):
             # With nothing to fetch from, getmany may return at once.
             await asyncio.sleep(_POLL_WAIT_MS / 1000 / 10)
         return [chunk for tp, records in fetched.items() for chunk in self._delivered(tp, records)]
+
+    def _check_fetching(self) -> None:
+        """See to it that the client still fetches: one that does not says nothing of it.
+
+        Raises:
+            SourceError: A task of the client has ended by a mistake of its own.
+        """
+        fetching = self._consumer._fetcher._fetch_task  # noqa: SLF001 - it does not tell
+        if fetching.done() and not fetching.cancelled():
+            raise SourceError(
+                f"Kafka's client fetches no more: {fetching.exception()!r}: start the worker anew"
+            )
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """See `consumer.ports.Source.commit`."""
@@ -168,7 +183,8 @@ class KafkaSource:
                     if partition in self._positions
                 }
                 if ours:
-                    await self._consumer.commit(ours)
+                    self._check_membership()
+                    await answer_of(self._consumer.commit(ours))
         except (kafka_errors.KafkaError, TimeoutError) as error:
             self._observer.commit_failed()
             log.warning("offsets.commit_failed", error=type(error).__name__)
@@ -176,6 +192,19 @@ class KafkaSource:
         # May be less than before: a topic that is made again begins anew.
         self._committed.update((TopicPartition(*tp), offset) for tp, offset in ours.items())
         return True
+
+    def _check_membership(self) -> None:
+        """Refuse to commit for a group that has put us out.
+
+        Without a generation a commit looks like that of a tool, which the broker takes while
+        the group is empty: others may have gone on, and left, since.
+
+        Raises:
+            CommitFailedError: We are no member now.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - it does not tell
+        if coordinator is not None and coordinator.generation < 0:
+            raise kafka_errors.CommitFailedError("no member of the group any more")
 
     @property
     def committed_offsets(self) -> Mapping[TopicPartition, int]:
@@ -196,10 +225,14 @@ class KafkaSource:
         """See `consumer.ports.Source.stop`."""
         try:
             async with asyncio.timeout(self._options.leave_timeout_seconds):
-                await self._consumer.stop()
-        except (kafka_errors.KafkaError, TimeoutError) as error:
+                await answer_of(self._consumer.stop())
+        except Exception as error:  # noqa: BLE001 - also what has ended one of the client's tasks
             log.warning("kafka.left_in_haste", error=str(error) or type(error).__name__)
             await self._say_goodbye()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.goodbye_timeout_seconds):
+                    # What the client's own stop did not reach.
+                    await self._consumer._client.close()  # noqa: SLF001
 
     async def _say_goodbye(self) -> None:
         """Leave a group that is in a rebalance, so that the others need not wait for our session.
@@ -225,7 +258,7 @@ class KafkaSource:
             return {}
         try:
             async with asyncio.timeout(self._options.request_timeout_seconds):
-                ends = await self._consumer.end_offsets(assigned)
+                ends = await answer_of(self._consumer.end_offsets(assigned))
         except (kafka_errors.KafkaError, TimeoutError):
             return {}
         return {TopicPartition(tp.topic, tp.partition): offset for tp, offset in ends.items()}
@@ -235,7 +268,7 @@ class KafkaSource:
         client = self._consumer._client  # noqa: SLF001 - it tells only its log
         try:
             async with asyncio.timeout(self._options.request_timeout_seconds):
-                return bool(await client.force_metadata_update())
+                return bool(await answer_of(client.force_metadata_update()))
         except (kafka_errors.KafkaError, TimeoutError):
             return False
 

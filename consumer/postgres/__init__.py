@@ -4,6 +4,7 @@ from consumer.postgres.connection import (
     FAILURES,
     Connection,
     check_dsn,
+    notice_dead_network,
     prepare_connection,
     translated,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "PostgresOptions",
     "PostgresSink",
     "check_dsn",
+    "notice_dead_network",
     "open_sink",
     "prepare_connection",
     "translated",

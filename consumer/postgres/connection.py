@@ -1,5 +1,6 @@
 """A connection to Postgres: our types on it, and whose fault its errors are."""
 
+import socket
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -17,6 +18,16 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 PG_EPOCH_US: Final = 946_684_800_000_000
 """2000-01-01T00:00:00Z, from which Postgres counts."""
+
+# A network that has been dead for a minute is noticed, asked or not; a break that ends sooner is
+# outlived. Not every system has every one of these.
+_KEEPALIVE: Final = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    # Of what was sent and is not acknowledged; else Linux tries for a quarter of an hour.
+    "TCP_USER_TIMEOUT": 60_000,
+}
 
 FAILURES: Final = (
     asyncpg.PostgresError,
@@ -140,3 +151,20 @@ async def prepare_connection(connection: Connection) -> None:
     await connection.set_type_codec(
         "uuid", schema="pg_catalog", format="binary", encoder=bytes, decoder=bytes
     )
+
+
+def notice_dead_network(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Let our side of a connection ask whether the other is there, while a statement may take long.
+
+    The answers are the network's, not Postgres': a server that is there and busy passes. Without
+    it, an answer that never comes is waited for as long as the statement may take.
+    """
+    # asyncpg shows its transport to nobody, and takes no options for the socket.
+    transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    ours = transport.get_extra_info("socket")
+    if ours.family == socket.AF_UNIX:
+        return
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:
+            ours.setsockopt(socket.IPPROTO_TCP, option, value)

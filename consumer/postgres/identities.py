@@ -1,4 +1,4 @@
-"""Which identities there are, as far as a worker knows.
+"""Which identities and groups there are, as far as a worker knows.
 
 What is remembered of an identity moves in one direction only (an id never changes, a listed
 one stays listed, a claim's clock goes one way), so the database may be ahead of it, never
@@ -21,6 +21,8 @@ _SQL: Final = load_queries("write.sql")
 
 # Of all kinds, some 450 bytes each, in two generations.
 _REMEMBERED_MAX: Final = 100_000
+# Ids of groups, of which a company has few.
+_GROUPS_MAX: Final = 10_000
 
 
 class Known(msgspec.Struct, gc=False, frozen=True):
@@ -46,6 +48,8 @@ class Named(NamedTuple):
     """Those to be inserted."""
     fresh: dict[IdentityKind, list[str]]
     """Those to be remembered once the batch is committed; others are added as they change."""
+    new_groups: list[str]
+    """Groups that may not be there yet."""
 
     def learn(self, state: IdentityState) -> None:
         """Take in what was written of an identity, or read under its lock."""
@@ -62,6 +66,7 @@ class Identities:
         self._history: str | None = None
         self._young: dict[IdentityKind, dict[str, Known]] = {kind: {} for kind in KINDS}
         self._old: dict[IdentityKind, dict[str, Known]] = {kind: {} for kind in KINDS}
+        self._groups: set[str] = set()
 
     async def name(self, connection: Connection, deltas: Deltas) -> Named:
         """Find the identities of a batch, and reserve ids for those that there are not."""
@@ -85,7 +90,8 @@ class Identities:
                 else:
                     found[value] = remembered
         missing = await _find(connection, unknown, known) if unknown else []
-        return Named(history, known, missing, fresh)
+        new_groups = [group_id for group_id in deltas.groups if group_id not in self._groups]
+        return Named(history, known, missing, fresh, new_groups)
 
     def begin(self, history: str) -> None:
         """Forget what is known of another history."""
@@ -93,6 +99,7 @@ class Identities:
             self._history = history
             for kind in KINDS:
                 self._young[kind], self._old[kind] = {}, {}
+            self._groups.clear()
 
     def remember(self, named: Named) -> None:
         """Keep what was read or committed, should its history last."""
@@ -105,6 +112,9 @@ class Identities:
         if sum(map(len, self._young.values())) > _REMEMBERED_MAX:
             for kind in KINDS:
                 self._young[kind], self._old[kind] = {}, self._young[kind]
+        if len(self._groups) > _GROUPS_MAX:
+            self._groups.clear()
+        self._groups.update(named.new_groups)
 
 
 async def _find(

@@ -68,7 +68,7 @@ def identity_state(row: asyncpg.Record) -> IdentityState:
 
 
 def identity_row(state: IdentityState) -> tuple[Any, ...]:
-    """Write a row for `update_identities`."""
+    """Write a row for `update_identities`, and the first columns of one for `insert_identities`."""
     return (
         state.id,
         state.listed,
@@ -77,6 +77,17 @@ def identity_row(state: IdentityState) -> tuple[Any, ...]:
         *_register_columns(state.group),
         *encode_traits(state.traits),
     )
+
+
+def claim_clock_row(state: IdentityState) -> tuple[Any, ...]:
+    """Write a row for `update_claim_clocks`, of an identity that is claimed."""
+    assert state.claim is not None  # noqa: S101 - its clock has changed
+    return (state.id, *state.claim[0])
+
+
+def traits_row(state: IdentityState | UserState) -> tuple[Any, ...]:
+    """Write a row for `update_identity_traits` and `update_user_traits`."""
+    return (state.id, *encode_traits(state.traits))
 
 
 NEW_IDENTITY_COLUMNS: Final = (
@@ -186,7 +197,7 @@ def user_states(rows: Iterable[asyncpg.Record]) -> tuple[dict[int, int], list[Us
 
 
 def user_row(state: UserState) -> tuple[Any, ...]:
-    """Write a row for `update_users`."""
+    """Write a row for `put_users`."""
     return (
         state.id,
         state.name,

@@ -5,9 +5,10 @@ read before it holds no more, and when a call is met that is stored already. The
 failures and the data's go to the pipeline, which waits or bisects.
 """
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import date, timedelta
 from typing import Final, NamedTuple
 
@@ -44,6 +45,10 @@ _SESSION: Final = {
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
     "jit": "off",
+    # A worker that has hung up, or stands still, must not keep what its batch has locked: Postgres
+    # looks whether we are there while a statement waits, and waits but so long for the next one.
+    "client_connection_check_interval": "2s",
+    "idle_in_transaction_session_timeout": "60s",
 }
 
 
@@ -93,6 +98,16 @@ class PostgresSink:
                         self._weeks.clear()
         raise TransientSinkError(f"a batch was out of date {_ATTEMPTS_MAX} times in a row")
 
+    async def now(self) -> float:
+        """Ask Postgres for its time, in seconds since the epoch.
+
+        Raises:
+            TransientSinkError: There is no answer.
+        """
+        async with self._connection() as connection:
+            now: float = await connection.fetchval(_SQL["server_now"])
+        return now
+
     async def ping(self) -> None:
         """Ask Postgres for a sign of life.
 
@@ -109,7 +124,8 @@ class PostgresSink:
             async with self._pool.acquire(
                 timeout=self._options.connect_timeout_seconds
             ) as connection:
-                yield connection
+                with _hung_up_at_once(connection):
+                    yield connection
         except asyncpg.ReadOnlySQLTransactionError as error:
             # After a failover the pool still holds the old primary, read-only now.
             await self._pool.expire_connections()
@@ -128,7 +144,9 @@ class PostgresSink:
         # So that two workers that copy the same calls do not wait for each other in a circle.
         ordered = [weeks[week][key] for week in sorted(weeks) for key in sorted(weeks[week])]
         async with connection.transaction():
-            merges = await write_batch(connection, ordered, deltas, named, batch.rejected)
+            # Inside too: before the ROLLBACK.
+            with _hung_up_at_once(connection):
+                merges = await write_batch(connection, ordered, deltas, named, batch.rejected)
         # Committed: what is remembered must never be ahead of the database.
         self._identities.remember(named)
         return Written(
@@ -163,6 +181,21 @@ class PostgresSink:
             week, key = calls[place - 1]
             del new[week][key]
         return new
+
+
+@contextmanager
+def _hung_up_at_once(connection: Connection) -> Iterator[None]:
+    """Hang up where a statement was cancelled or has taken too long.
+
+    The client library would ask the server to cancel it, and wait for the answer before anything
+    else: on a network that has gone, as long again as the statement's own deadline, and once more
+    for the ROLLBACK. A server that is there undoes what was begun when it misses us (`_SESSION`).
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, TimeoutError):
+        connection.terminate()
+        raise
 
 
 async def _nothing_to_reset(_connection: Connection) -> None:

@@ -18,9 +18,9 @@ A user's row lock guards which identities belong to it, so a merge never waits f
 identity, and the order identities, users, the rest has no circle.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from itertools import starmap
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -28,8 +28,8 @@ from consumer.core.call import Call, Clock, IdentityKind, Rejected
 from consumer.core.fold import KINDS, Delta, Deltas, Traits
 from consumer.core.merge import (
     AliasRow,
+    Change,
     IdentityState,
-    NamedAlias,
     apply_delta,
     claim_wins,
     regroup,
@@ -44,6 +44,7 @@ from consumer.postgres.rows import (
     NEW_MEMBER_COLUMNS,
     NEW_SEEN_COLUMNS,
     NEW_USER_COLUMNS,
+    claim_clock_row,
     columns,
     decode_traits,
     encode_traits,
@@ -55,6 +56,7 @@ from consumer.postgres.rows import (
     new_seen_row,
     new_user_row,
     record_timestamp,
+    traits_row,
     user_row,
     user_states,
 )
@@ -62,6 +64,12 @@ from consumer.sql import load_queries
 
 _SQL: Final = load_queries("write.sql")
 _REJOIN: Final = load_queries("rejoin.sql")["rejoin_users"]
+
+# So many rows are worth a round trip more, for what takes less than the statement for all of them:
+# new ones a COPY, stored ones an update of what they change alone.
+_MANY: Final = 100
+
+_Row = TypeVar("_Row")
 
 
 class OutOfDateError(Exception):
@@ -121,9 +129,7 @@ async def _insert_identities(
         made[state.id] = state
     if made:
         try:
-            await copy_rows(
-                connection, "identities", NEW_IDENTITY_COLUMNS, map(new_identity_row, made.values())
-            )
+            await _insert(connection, list(made.values()))
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != "identities_kind_value_key":
                 raise
@@ -132,6 +138,14 @@ async def _insert_identities(
         for state in made.values():
             named.learn(state)
     return made
+
+
+async def _insert(connection: Connection, made: Sequence[IdentityState]) -> None:
+    if len(made) < _MANY:
+        rows = ((*identity_row(state), state.kind, state.value) for state in made)
+        await _execute(connection, "insert_identities", rows)
+    else:
+        await copy_rows(connection, "identities", NEW_IDENTITY_COLUMNS, map(new_identity_row, made))
 
 
 async def _apply(
@@ -151,15 +165,12 @@ async def _apply(
     if changed or aliases:
         merges = await _regroup_users(connection, changed, aliases, made)
     await _put_seen(connection, deltas, known, made)
-    await _put_groups(connection, deltas.groups)
-    if deltas.audiences:
-        await connection.execute(
-            _SQL["put_audiences"],
-            *columns(
-                (name, sync.computation_class, clock.at, clock.message_id)
-                for name, (clock, sync) in deltas.audiences.items()
-            ),
-        )
+    await _put_groups(connection, deltas.groups, named.new_groups)
+    audiences = (
+        (name, sync.computation_class, clock.at, clock.message_id)
+        for name, (clock, sync) in deltas.audiences.items()
+    )
+    await _execute(connection, "put_audiences", audiences)
     return merges
 
 
@@ -201,36 +212,57 @@ def _claimed_by(kind: IdentityKind, value: str, delta: Delta, known: KnownByValu
 async def _lock_and_join_identities(
     connection: Connection, deltas: Deltas, named: Named, made: Mapping[int, IdentityState]
 ) -> list[IdentityState]:
-    """Lock the identities that change, join their registers and write them."""
+    """Lock the identities that change, join their registers and write them.
+
+    Returns:
+        Those that change something for their users.
+    """
     known = named.known
     changing = _changing(deltas, known, made)
     if not changing:
         return []
-    changed = []
+    changed: dict[Change, list[IdentityState]] = {change: [] for change in Change}
     for row in await connection.fetch(_SQL["lock_identities"], sorted(changing)):
         state = identity_state(row)
         delta = changing[state.id]
         claimed_by = _claimed_by(state.kind, state.value, delta, known)
-        if apply_delta(state, delta, claimed_by):
-            changed.append(state)
+        changed[apply_delta(state, delta, claimed_by)].append(state)
         named.learn(state)
-    if changed:
-        await connection.execute(_SQL["update_identities"], *columns(map(identity_row, changed)))
-    return changed
+    await _update_identities(connection, changed)
+    return changed[Change.TRAITS] + changed[Change.MORE]
+
+
+async def _update_identities(
+    connection: Connection, changed: Mapping[Change, Sequence[IdentityState]]
+) -> None:
+    """Write many identities that change alike by what they change, the others whole."""
+    whole = list(changed[Change.MORE])
+    for change, query, row in (
+        (Change.CLAIM_CLOCK, "update_claim_clocks", claim_clock_row),
+        (Change.TRAITS, "update_identity_traits", traits_row),
+    ):
+        alike = changed[change]
+        if len(alike) < _MANY:
+            whole += alike
+        else:
+            await _execute(connection, query, map(row, alike))
+    await _execute(connection, "update_identities", map(identity_row, whole))
 
 
 async def _regroup_users(
     connection: Connection,
     changed: Sequence[IdentityState],
     aliases: Sequence[AliasRow],
-    made: Container[int],
+    made: Collection[int],
 ) -> int:
     """Lock the users concerned, apply claims and merges, and write them."""
     concerned = {identity.id for identity in changed}
     concerned.update(identity.claim[1] for identity in changed if identity.claim is not None)
     for alias in aliases:
         concerned.update((alias.previous, alias.user))
-    rows = await connection.fetch(_SQL["lock_users_of"], sorted(concerned))
+    # Those that this transaction has made are nobody's yet.
+    concerned.difference_update(made)
+    rows = await connection.fetch(_SQL["lock_users_of"], sorted(concerned)) if concerned else ()
     members, users = user_states(rows)
     after = regroup(users, members, changed, aliases)
     if after.merged:
@@ -238,23 +270,18 @@ async def _regroup_users(
         await connection.execute(_SQL["delete_users"], gone)
         await connection.execute(_SQL["move_members"], gone, roots)
     # A new identity may be nobody's yet, a new user merged already.
-    joined = sorted(item for item in after.moved.items() if item[0] in made)
+    joined, moved = _parted(sorted(after.moved.items()), lambda item: item[0] in made)
     if joined:
         await copy_rows(connection, "members", NEW_MEMBER_COLUMNS, starmap(new_member_row, joined))
-    moved = sorted(item for item in after.moved.items() if item[0] not in made)
-    if moved:
-        await connection.execute(_SQL["put_members"], *columns(moved))
-    new = [user for user in after.changed if user.id in after.founded]
+    await _execute(connection, "put_members", moved)
+    new, stored = _parted(after.changed, lambda user: user.id in after.founded)
     if new:
         await copy_rows(connection, "users", NEW_USER_COLUMNS, map(new_user_row, new))
-    stored = [user for user in after.changed if user.id not in after.founded]
-    if stored:
-        await connection.execute(_SQL["update_users"], *columns(map(user_row, stored)))
-    if aliases:
-        await connection.execute(
-            _SQL["insert_aliases"],
-            *columns((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases),
-        )
+    traits, rest = _parted(stored, lambda user: user.id in after.traits_alone)
+    await _execute(connection, "update_user_traits", map(traits_row, traits))
+    await _execute(connection, "put_users", map(user_row, rest))
+    said = ((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases)
+    await _execute(connection, "insert_aliases", said)
     if after.rename:
         await _rename(connection, sorted(after.rename))
     if after.rejoin:
@@ -262,40 +289,46 @@ async def _regroup_users(
     return after.merges
 
 
+def _parted(
+    rows: Sequence[_Row], is_alike: Callable[[_Row], bool]
+) -> tuple[Sequence[_Row], Sequence[_Row]]:
+    """Part those that are alike from the others, in their order; a few stay with the others."""
+    alike = [row for row in rows if is_alike(row)]
+    if len(alike) < _MANY:
+        return (), rows
+    return alike, [row for row in rows if not is_alike(row)]
+
+
 async def _rename(connection: Connection, users: Sequence[int]) -> None:
     """Replay the aliases of users in which one arrived late."""
-    aliases: dict[int, list[NamedAlias]] = {}
-    for user, at, message_id, previous, named in await connection.fetch(_SQL["aliases_of"], users):
-        aliases.setdefault(user, []).append(NamedAlias(Clock(at, message_id), previous, named))
-    names = [(user, *replay_names(of_user)) for user, of_user in aliases.items()]
-    await connection.execute(
-        _SQL["rename_users"],
-        *columns((user, name, clock.at, clock.message_id) for user, name, clock in names),
-    )
+    aliases: dict[int, list[AliasRow]] = {}
+    for merged, at, message_id, previous, user in await connection.fetch(_SQL["aliases_of"], users):
+        aliases.setdefault(merged, []).append(AliasRow(Clock(at, message_id), previous, user))
+    names = [(merged, *replay_names(of_user)) for merged, of_user in aliases.items()]
+    rows = ((merged, named_by, *clock) for merged, named_by, clock in names)
+    await _execute(connection, "rename_users", rows)
 
 
 async def _put_seen(
     connection: Connection, deltas: Deltas, known: KnownByValue, made: Container[int]
 ) -> None:
-    new: list[tuple[int, int, int]] = []
-    others: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, int, int]] = []
     for kind in KINDS:
         known_of_kind = known[kind]
         for value, delta in deltas.of_kind(kind).items():
             if delta.first_at is not None and delta.last_at is not None:
-                identity = known_of_kind[value].id
-                rows = new if identity in made else others
-                rows.append((identity, delta.first_at, delta.last_at))
+                rows.append((known_of_kind[value].id, delta.first_at, delta.last_at))
+    new, others = _parted(sorted(rows), lambda row: row[0] in made)
     if new:
-        await copy_rows(connection, "seen", NEW_SEEN_COLUMNS, starmap(new_seen_row, sorted(new)))
-    if others:
-        await connection.execute(_SQL["put_seen"], *columns(sorted(others)))
+        await copy_rows(connection, "seen", NEW_SEEN_COLUMNS, starmap(new_seen_row, new))
+    await _execute(connection, "put_seen", others)
 
 
-async def _put_groups(connection: Connection, groups: Mapping[str, Traits]) -> None:
-    if not groups:
-        return
-    await connection.execute(_SQL["insert_groups"], list(groups))
+async def _put_groups(
+    connection: Connection, groups: Mapping[str, Traits], new: Sequence[str]
+) -> None:
+    if new:
+        await connection.execute(_SQL["insert_groups"], new)
     with_traits = [group_id for group_id, traits in groups.items() if traits.clocks]
     if not with_traits:
         return
@@ -304,28 +337,29 @@ async def _put_groups(connection: Connection, groups: Mapping[str, Traits]) -> N
         traits = decode_traits(values, clocks)
         if traits.join(groups[group_id]):
             changed.append((group_id, *encode_traits(traits)))
-    if changed:
-        await connection.execute(_SQL["update_groups"], *columns(changed))
+    await _execute(connection, "update_groups", changed)
 
 
 async def _insert_dead_letters(connection: Connection, rejected: Sequence[Rejected]) -> None:
-    if not rejected:
-        return
-    await connection.execute(
-        _SQL["insert_dead_letters"],
-        *columns(
-            (
-                letter.record.topic,
-                letter.record.partition,
-                letter.record.offset,
-                letter.position,
-                record_timestamp(letter.record.timestamp),
-                letter.reason,
-                letter.detail.replace("\x00", "\ufffd"),
-                letter.record.key,
-                letter.record.value,
-                headers(letter.record.headers),
-            )
-            for letter in rejected
-        ),
+    rows = (
+        (
+            letter.record.topic,
+            letter.record.partition,
+            letter.record.offset,
+            letter.position,
+            record_timestamp(letter.record.timestamp),
+            letter.reason,
+            letter.detail.replace("\x00", "\ufffd"),
+            letter.record.key,
+            letter.record.value,
+            headers(letter.record.headers),
+        )
+        for letter in rejected
     )
+    await _execute(connection, "insert_dead_letters", rows)
+
+
+async def _execute(connection: Connection, query: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Run a statement with the columns of rows, if there are any."""
+    if arrays := columns(rows):
+        await connection.execute(_SQL[query], *arrays)

@@ -1,7 +1,8 @@
 -- The statements of one batch: those up to `stored_calls` run before or at the beginning of its
--- transaction, the others in this order. Every transaction locks in this order, and by id
--- within a step, so none waits in a circle.
--- A batch costs a fixed number of statements, whatever it holds.
+-- transaction, the others in this order; `rejoin_users`, which has a file of its own, comes
+-- after `rename_users`. Every transaction locks in this order, and by id within a step, so none
+-- waits in a circle. A batch costs no more than these statements, whatever it holds; what it has
+-- nothing for is left out.
 
 -- Whose ids are known; those that are not there get an id reserved for them. Runs before the
 -- transaction: an identity's id never changes, and a register that is read too early only makes
@@ -31,6 +32,9 @@ SELECT windsor_private.join_batches()
 -- name: history_now
 SELECT windsor_private.history_now()
 
+-- name: server_now
+SELECT extract(EPOCH FROM clock_timestamp())::float8
+
 -- Which calls are stored already. Asked only while duplicates are being met.
 -- name: stored_calls
 SELECT k.place
@@ -44,7 +48,37 @@ WHERE EXISTS (
         AND c.occurred_at < k.week_end
 )
 
--- Here new identities, then the calls themselves are copied.
+-- New identities, where they are few; many are copied. Their ids were reserved above.
+-- name: insert_identities
+INSERT INTO windsor_private.identities (
+    id, listed, identified, claimed_by, claimed_at, claimed_message_id,
+    group_id, group_at, group_message_id, traits, trait_clocks, kind, value
+) OVERRIDING SYSTEM VALUE
+SELECT
+    n.id,
+    n.listed,
+    n.identified,
+    n.claimed_by,
+    n.claimed_at,
+    n.claimed_message_id,
+    n.group_id,
+    n.group_at,
+    n.group_message_id,
+    n.traits,
+    n.trait_clocks,
+    n.kind,
+    n.value
+FROM unnest(
+    $1::bigint[], $2::boolean[], $3::boolean[], $4::bigint[], $5::timestamptz[], $6::text[],
+    $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::json[],
+    $12::windsor_private.identity_kind[], $13::text[]
+) WITH ORDINALITY AS n (
+    id, listed, identified, claimed_by, claimed_at, claimed_message_id,
+    group_id, group_at, group_message_id, traits, trait_clocks, kind, value, place
+)
+ORDER BY n.place
+
+-- Here the calls are copied.
 
 -- name: lock_identities
 SELECT
@@ -66,21 +100,21 @@ WHERE i.id = ANY($1::bigint[])
 ORDER BY i.id
 FOR NO KEY UPDATE
 
--- name: lock_users_of
-SELECT
-    identity_id,
-    id,
-    user_id,
-    identities_count,
-    identified,
-    group_id,
-    group_at,
-    group_message_id,
-    merged_at,
-    merged_message_id,
-    traits,
-    trait_clocks
-FROM windsor_private.lock_users_of($1::bigint[])
+-- Of many identities that change alike, less is written than all their columns: of claims that
+-- were made again by the same users ...
+-- name: update_claim_clocks
+UPDATE windsor_private.identities AS i
+SET claimed_at = n.claimed_at, claimed_message_id = n.claimed_message_id
+FROM unnest($1::bigint[], $2::timestamptz[], $3::text[])
+AS n (id, claimed_at, claimed_message_id)
+WHERE i.id = n.id
+
+-- ... and of traits.
+-- name: update_identity_traits
+UPDATE windsor_private.identities AS i
+SET traits = n.traits, trait_clocks = n.trait_clocks
+FROM unnest($1::bigint[], $2::jsonb[], $3::json[]) AS n (id, traits, trait_clocks)
+WHERE i.id = n.id
 
 -- name: update_identities
 UPDATE windsor_private.identities AS i
@@ -104,6 +138,22 @@ FROM unnest(
 )
 WHERE i.id = n.id
 
+-- name: lock_users_of
+SELECT
+    identity_id,
+    id,
+    user_id,
+    identities_count,
+    identified,
+    group_id,
+    group_at,
+    group_message_id,
+    merged_at,
+    merged_message_id,
+    traits,
+    trait_clocks
+FROM windsor_private.lock_users_of($1::bigint[])
+
 -- name: delete_users
 DELETE FROM windsor_private.users WHERE id = ANY($1::bigint[])
 
@@ -113,6 +163,8 @@ SET user_id = gone.root
 FROM unnest($1::bigint[], $2::bigint[]) AS gone (user_id, root)
 WHERE m.user_id = gone.user_id
 
+-- Here many new members are copied.
+
 -- name: put_members
 INSERT INTO windsor_private.members (identity_id, user_id)
 SELECT moved.identity_id, moved.user_id
@@ -120,19 +172,32 @@ FROM unnest($1::bigint[], $2::bigint[]) AS moved (identity_id, user_id)
 ORDER BY moved.identity_id
 ON CONFLICT (identity_id) DO UPDATE SET user_id = excluded.user_id
 
--- name: update_users
+-- Here many new users are copied.
+
+-- Users of whom nothing but traits change, where they are many.
+-- name: update_user_traits
 UPDATE windsor_private.users AS u
-SET
-    user_id = n.user_id,
-    identities_count = n.identities_count,
-    identified = n.identified,
-    group_id = n.group_id,
-    group_at = n.group_at,
-    group_message_id = n.group_message_id,
-    merged_at = n.merged_at,
-    merged_message_id = n.merged_message_id,
-    traits = n.traits,
-    trait_clocks = n.trait_clocks
+SET traits = n.traits, trait_clocks = n.trait_clocks
+FROM unnest($1::bigint[], $2::jsonb[], $3::json[]) AS n (id, traits, trait_clocks)
+WHERE u.id = n.id
+
+-- name: put_users
+INSERT INTO windsor_private.users (
+    id, user_id, identities_count, identified, group_id, group_at, group_message_id,
+    merged_at, merged_message_id, traits, trait_clocks
+)
+SELECT
+    n.id,
+    n.user_id,
+    n.identities_count,
+    n.identified,
+    n.group_id,
+    n.group_at,
+    n.group_message_id,
+    n.merged_at,
+    n.merged_message_id,
+    n.traits,
+    n.trait_clocks
 FROM unnest(
     $1::bigint[], $2::text[], $3::integer[], $4::boolean[], $5::text[], $6::timestamptz[],
     $7::text[], $8::timestamptz[], $9::text[], $10::jsonb[], $11::json[]
@@ -140,9 +205,17 @@ FROM unnest(
     id, user_id, identities_count, identified, group_id, group_at, group_message_id,
     merged_at, merged_message_id, traits, trait_clocks
 )
-WHERE u.id = n.id
-
--- Here new members and users are copied.
+ON CONFLICT (id) DO UPDATE SET
+    user_id = excluded.user_id,
+    identities_count = excluded.identities_count,
+    identified = excluded.identified,
+    group_id = excluded.group_id,
+    group_at = excluded.group_at,
+    group_message_id = excluded.group_message_id,
+    merged_at = excluded.merged_at,
+    merged_message_id = excluded.merged_message_id,
+    traits = excluded.traits,
+    trait_clocks = excluded.trait_clocks
 
 -- name: insert_aliases
 INSERT INTO windsor_private.aliases (
@@ -156,19 +229,18 @@ SELECT
     m.user_id,
     a.occurred_at,
     a.message_id,
-    previous.value AS previous_id,
-    named.value AS named_id
+    a.previous_identity_id,
+    a.user_identity_id
 FROM windsor_private.members AS m
 INNER JOIN windsor_private.aliases AS a ON a.user_identity_id = m.identity_id
-INNER JOIN windsor_private.identities AS previous ON previous.id = a.previous_identity_id
-INNER JOIN windsor_private.identities AS named ON named.id = a.user_identity_id
 WHERE m.user_id = ANY($1::bigint[]) AND a.undone_at IS NULL
 
 -- name: rename_users
 UPDATE windsor_private.users AS u
-SET user_id = n.user_id, merged_at = n.merged_at, merged_message_id = n.merged_message_id
-FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[])
-AS n (id, user_id, merged_at, merged_message_id)
+SET user_id = named.value, merged_at = n.merged_at, merged_message_id = n.merged_message_id
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::text[])
+AS n (id, named_by, merged_at, merged_message_id)
+INNER JOIN windsor_private.identities AS named ON named.id = n.named_by
 WHERE u.id = n.id
 
 -- name: put_seen

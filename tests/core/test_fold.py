@@ -111,6 +111,7 @@ def test_join_keeps_the_greater_clock_and_tells_of_change() -> None:
     traits = traits_of(plan=(clock(2, "b"), b"1"), was=(clock(1, "a"), b"1"))
 
     assert traits.join(traits_of(plan=(clock(2, "a"), b"2"))) is False
+    assert traits.join(traits_of(plan=(clock(2, "b"), b"1"))) is False
     assert traits.join(
         traits_of(plan=(clock(2, "c"), b"3"), x=(clock(0, "a"), b"4"), was=(clock(2, "a"), b"null"))
     )
@@ -122,7 +123,8 @@ def test_join_keeps_the_greater_clock_and_tells_of_change() -> None:
 
 def test_first_delivery_of_each_call_counts_a_week_apart() -> None:
     week = 7 * 86_400
-    calls = [call("track", at, "m", user_id="jane") for at in (1, week + 1, 2, week - 1)]
+    # The last moment of a week, and the first one of the next.
+    calls = [call("track", at, "m", user_id="jane") for at in (0, week, 2, week - 1)]
 
     weeks = distinct([*calls, call("track", 3, "n", user_id="jane")])
 

@@ -6,11 +6,11 @@ from itertools import permutations
 import pytest
 
 from consumer.core.call import Clock
-from consumer.core.fold import Delta, Group
+from consumer.core.fold import Delta, Group, Traits
 from consumer.core.merge import (
     AliasRow,
+    Change,
     IdentityState,
-    NamedAlias,
     UserState,
     apply_delta,
     claim_wins,
@@ -137,7 +137,7 @@ def test_delta_that_changes_nothing_is_not_written() -> None:
         claim=call("identify", 2, user_id="id-1"),
     )  # fmt: skip
 
-    assert apply_delta(state, older, 1) is False
+    assert apply_delta(state, older, 1) is Change.NOTHING
 
 
 def test_delta_joins_every_register() -> None:
@@ -147,7 +147,7 @@ def test_delta_joins_every_register() -> None:
         claim=NAMED,
     )  # fmt: skip
 
-    assert apply_delta(state, newer, 7) is True
+    assert apply_delta(state, newer, 7) is Change.MORE
     assert state == identity(
         1,
         claim=(NAMED.clock, 7),
@@ -160,8 +160,115 @@ def test_delta_joins_every_register() -> None:
 def test_delta_without_a_claim_leaves_the_standing_one() -> None:
     state = identity(1, "anonymous", claimed_by=7)
 
-    assert apply_delta(state, Delta(listed=True, group=(at(2), "h")), None) is True
+    assert apply_delta(state, Delta(listed=True, group=(at(2), "h")), None) is Change.MORE
     assert state == identity(1, "anonymous", claimed_by=7, group=(at(2), "h"))
+
+
+def test_group_alone_is_reason_enough_to_write() -> None:
+    state = identity(1)
+
+    assert apply_delta(state, Delta(group=(at(2), "h")), None) is Change.MORE
+    assert state.group == (at(2), "h")
+    assert apply_delta(state, Delta(group=(at(2), "h")), None) is Change.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("delta", "claimed_by", "change"),
+    [
+        (Delta(claim=NAMED), 7, Change.CLAIM_CLOCK),
+        (Delta(claim=NAMED), 8, Change.MORE),
+        (Delta(traits=traits_of(k=(at(2), b"2"))), None, Change.TRAITS),
+        (Delta(traits=traits_of(k=(at(2), b"2")), claim=NAMED), 7, Change.MORE),
+        (Delta(listed=True), None, Change.MORE),
+        (Delta(identified=True), None, Change.MORE),
+        (Delta(listed=True, claim=NAMED), 7, Change.MORE),
+    ],
+)
+def test_only_what_changes_is_written(delta: Delta, claimed_by: int | None, change: Change) -> None:
+    state = identity(1, "email", claimed_by=7, listed=False)
+
+    assert apply_delta(state, delta, claimed_by) is change
+
+
+def test_user_whose_traits_alone_change_is_told_from_others() -> None:
+    def traits(at_second: int) -> Traits:
+        return traits_of(plan=(at(at_second), b"1"))
+
+    changed = [
+        identity(1, traits=traits(4)),
+        identity(2, traits=traits(4), group=(at(2), "h")),
+        # More with one identity, traits alone with another, in either order.
+        identity(3, traits=traits(4), identified=True),
+        identity(4, "anonymous", claimed_by=3, traits=traits(5)),
+        identity(6, "anonymous", claimed_by=5, traits=traits(4)),
+        identity(5, traits=traits(5), identified=True),
+        identity(7),
+    ]
+    members = {1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 6: 5, 7: 7}
+
+    after = regroup([user(n) for n in (1, 2, 3, 5, 7)], members, changed, [])
+
+    assert [state.id for state in after.changed] == [1, 2, 3, 5]
+    assert after.traits_alone == {1}
+
+
+def test_user_that_gains_an_identity_changes_by_more_than_its_traits() -> None:
+    visitor = identity(2, "anonymous", claimed_by=1, traits=traits_of(plan=(at(4), b"1")))
+
+    after = regroup([user(1)], {1: 1}, [visitor], [])
+
+    assert ([state.id for state in after.changed], after.traits_alone) == ([1], frozenset())
+
+
+def test_member_that_brings_its_user_a_group_changes_it() -> None:
+    visitor = identity(2, "anonymous", claimed_by=1, group=(at(2), "h"))
+
+    after = regroup([user(1, 2)], {1: 1, 2: 1}, [visitor], [])
+
+    assert after.changed == [user(1, 2, group=(at(2), "h"))]
+    again = regroup([user(1, 2, group=(at(2), "h"))], {1: 1, 2: 1}, [visitor], [])
+    assert again.changed == []
+
+
+def test_standing_claim_that_nobody_brings_stays() -> None:
+    # An id of the claiming identity without a claim says nothing.
+    state = identity(1, "email", claimed_by=7)
+
+    assert apply_delta(state, Delta(listed=True), 8) is Change.NOTHING
+    assert state.claim == (at(1), 7)
+
+
+@pytest.mark.parametrize("kind", ["email", "anonymous"])
+def test_claims_are_judged_by_the_kind_of_identity(kind: str) -> None:
+    state = identity(1, kind, claimed_by=7, listed=True)
+    wins = kind == "email"
+
+    change = apply_delta(state, Delta(listed=True, claim=NAMED), 8)
+
+    assert change is (Change.MORE if wins else Change.NOTHING)
+    assert state.claim == ((NAMED.clock, 8) if wins else (at(1), 7))
+
+
+def test_users_that_are_not_stored_yet_are_founded() -> None:
+    after = regroup([user(1)], {1: 1}, [identity(2), identity(3)], [AliasRow(at(9), 3, 1)])
+
+    assert after.founded == {2, 3}
+
+
+def test_user_that_an_identity_leaves_keeps_its_others() -> None:
+    visitor = identity(4, "anonymous", claimed_by=2)
+
+    after = regroup([user(1, 3), user(2)], {1: 1, 2: 2, 3: 1, 4: 1}, [visitor], [])
+
+    assert after.changed == [user(1, 2), user(2, 2)]
+
+
+def test_late_alias_renames_the_user_that_it_is_in() -> None:
+    users = [user(1), user(2, 3, at(50)), user(3)]
+
+    after = regroup(users, {1: 1, 2: 2, 3: 3}, [], [AliasRow(at(9), 1, 2)])
+
+    assert after.rename == {2}
 
 
 def test_nobodys_visitor_changes_no_user() -> None:
@@ -196,38 +303,48 @@ def test_user_takes_the_newer_group_with_a_visitor_and_with_a_merge(
 
 
 def test_alias_within_a_merged_user_renames_nothing_in_a_replay() -> None:
-    aliases = [NamedAlias(at(1), "a", "b"), NamedAlias(at(2), "b", "a")]
+    aliases = [AliasRow(at(1), 1, 2), AliasRow(at(2), 2, 1)]
 
-    assert replay_names(aliases) == ("b", at(1))
+    assert replay_names(aliases) == (2, at(1))
+
+
+def test_alias_within_a_user_ends_no_replay() -> None:
+    aliases = [
+        AliasRow(at(1), 1, 2),
+        AliasRow(at(2), 2, 1),
+        AliasRow(at(3), 2, 3),
+    ]
+
+    assert replay_names(aliases) == (3, at(3))
 
 
 def test_alias_to_a_user_merged_twice_over_takes_the_last_name_in_a_replay() -> None:
     aliases = [
-        NamedAlias(at(1), "a", "b"),
-        NamedAlias(at(2), "c", "d"),
-        NamedAlias(at(3), "b", "d"),
-        NamedAlias(at(4), "x", "a"),
+        AliasRow(at(1), 1, 2),
+        AliasRow(at(2), 3, 4),
+        AliasRow(at(3), 2, 4),
+        AliasRow(at(4), 9, 1),
     ]
 
-    assert replay_names(aliases) == ("d", at(4))
+    assert replay_names(aliases) == (4, at(4))
 
 
 def test_names_replay_as_the_log_says() -> None:
     # a -> b names b; c -> a joins them and takes the name of a's user, which is b.
     aliases = [
-        NamedAlias(at(1), "a", "b"),
-        NamedAlias(at(2), "c", "a"),
-        NamedAlias(at(3), "b", "c"),
+        AliasRow(at(1), 1, 2),
+        AliasRow(at(2), 3, 1),
+        AliasRow(at(3), 2, 3),
     ]
 
     for order in permutations(aliases):
-        assert replay_names(order) == ("b", at(2))
+        assert replay_names(order) == (2, at(2))
 
 
 def test_names_of_a_long_chain_replay() -> None:
-    aliases = [NamedAlias(at(n), f"u{n}", f"u{n + 1}") for n in range(2_000)]
+    aliases = [AliasRow(at(n), n, n + 1) for n in range(2_000)]
 
-    assert replay_names(reversed(aliases)) == ("u2000", at(1_999))
+    assert replay_names(reversed(aliases)) == (2_000, at(1_999))
 
 
 def test_names_need_an_alias() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from consumer.core.call import Identity
 from consumer.core.policy import RetryPolicy, expired_before, lane_of
 from tests.core.calls import call
 
@@ -21,6 +22,21 @@ def test_lanes_are_stable_and_spread() -> None:
     assert [lane_of(call("track", 0, user_id=f"user-{n}"), 4) for n in range(8)] == [
         2, 0, 2, 0, 3, 1, 3, 1,
     ]  # fmt: skip
+
+
+def test_lane_is_the_users_else_the_contacts_else_the_visitors() -> None:
+    email = Identity("email", "jane@example.com")
+    known = call("track", 0, user_id="jane")
+    mailed = call("track", 0, anonymous_id="visitor-1", contact=email)
+    visitor = call("track", 0, anonymous_id="visitor-1")
+    other = call("track", 0, anonymous_id="visitor-2", contact=email)
+
+    lanes = [lane_of(each, 1_000) for each in (known, mailed, visitor)]
+    assert len(set(lanes)) == 3
+    assert lane_of(other, 1_000) == lane_of(mailed, 1_000)
+    assert lane_of(call("track", 0, user_id="jane", anonymous_id="v"), 1_000) == lane_of(
+        known, 1_000
+    )
 
 
 @pytest.mark.parametrize(
