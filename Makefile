@@ -24,7 +24,7 @@ run: setup ## Everything on this machine: Kafka, Postgres, the worker and a mont
 	@$(BIN)/windsor run
 
 test: setup ## Run the tests on real servers (from the environment, containers, or embedded)
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term
 	@echo "coverage of the pure core, branches included, must be whole:"
 	@$(BIN)/coverage report --include="consumer/core/*" --fail-under=100
 
@@ -117,11 +117,11 @@ bench-pages: setup ## Measure the dashboard's pages with 1,000,000 users and 10,
 screenshots: setup ## Take the pictures of the dashboard that the docs show (needs Chromium and npm)
 	$(BIN)/python -m tests.browser.screenshots
 
-# ONLY=kill,broker plays some scenarios; ROUNDS=3 and SIMULATE=60 make it short.
+# ONLY=kill,broker plays some scenarios; ROUNDS=3 and SIMULATE=60 make it short; POISON=0.5 is its share.
 CHAOS_OPTIONS = $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	$(if $(SIMULATE),--simulate $(SIMULATE)) $(if $(SHORT),--short-timers)
+	$(if $(SIMULATE),--simulate $(SIMULATE)) $(if $(SHORT),--short-timers) $(if $(POISON),--poison $(POISON))
 
-chaos: setup ## Break servers, networks and workers under load, and judge what is left (SEED, ONLY, ROUNDS)
+chaos: setup ## Break servers, networks and workers under load, and judge what is left (SEED, ONLY, ROUNDS, POISON)
 	$(BIN)/python -m tests.chaos $(CHAOS_OPTIONS)
 
 mutants: setup ## Change the core in every small way: its tests must notice (an hour or more)

@@ -32,6 +32,15 @@ settings.register_profile(
 settings.load_profile("windsor")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many tests run side by side: each process has servers of its own, unless they are given.
+
+    Most tests wait for a server, so there are more processes than two cores would feed.
+    """
+    given = {"WINDSOR_TEST_DATABASE_URL", "WINDSOR_TEST_KAFKA"} & os.environ.keys()
+    return 0 if given else (os.cpu_count() or 1) + 1
+
+
 def in_database(dsn: str, database: str) -> str:
     """The same server, another database."""
     return re.sub(r"(?<=[^/])/[^/?]*(\?|$)", rf"/{database}\1", dsn, count=1)
@@ -120,6 +129,10 @@ async def topic(kafka_server: str) -> AsyncIterator[Callable[[int], Awaitable[st
     async def create(partitions: int) -> str:
         name = f"calls-{next(_NUMBERS)}"
         await admin.create_topics([NewTopic(name, partitions, 1)])
+        async with asyncio.timeout(30):
+            # A client that asks a moment too early asks again in half a minute.
+            while name not in await admin.list_topics():  # noqa: ASYNC110 - a server's state
+                await asyncio.sleep(0.05)
         return name
 
     try:

@@ -66,6 +66,10 @@ class WorkerProcess:
         """Open files and sockets."""
         return int(psutil.Process(self.pid).num_fds())
 
+    def connections(self) -> list[str]:
+        """The state of each of its TCP connections."""
+        return [str(c.status) for c in psutil.Process(self.pid).net_connections("tcp")]
+
     async def fetch(self, path: str) -> tuple[int, str]:
         """Status and body; (0, "") where it does not answer."""
         return await asyncio.to_thread(_fetch, f"http://127.0.0.1:{self.port}{path}")

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+import filelock
 import pytest
 
 
@@ -32,13 +33,15 @@ def npm_packages(folder: Path) -> Path:
     """The packages of a folder's own lock file, fetched where they are not there yet."""
     packages = folder / "node_modules"
     done, lock = packages / ".package-lock.json", folder / "package-lock.json"
-    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
-        npm = shutil.which("npm")
-        if npm is None:
-            missing("tried with packages of npm, which is not here: install Node.js")
-        subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"],
-            cwd=folder, check=True, timeout=300,
-        )  # fmt: skip
-        done.touch()
+    # Tests that run side by side want the same.
+    with filelock.FileLock(folder / ".npm-ci.lock"):
+        if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
+            npm = shutil.which("npm")
+            if npm is None:
+                missing("tried with packages of npm, which is not here: install Node.js")
+            subprocess.run(
+                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"],
+                cwd=folder, check=True, timeout=300,
+            )  # fmt: skip
+            done.touch()
     return packages

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 LATENCY_SECONDS: Final = 0.5
 SLOW_BYTES_PER_SECOND: Final = 1024
@@ -213,3 +214,15 @@ async def proxying(server: Address, port: int = 0) -> AsyncIterator[Proxy]:
         for task in list(proxy._tasks):  # noqa: SLF001 - ours
             task.cancel()
         await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def postgres_behind_a_proxy(dsn: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """Run a proxy before a Postgres of this machine; gives the database's address by it."""
+    there = urlsplit(dsn)
+    (folder,) = parse_qs(there.query).get("host", [None])
+    port = there.port or 5432
+    server = Address(port) if folder is None else Address(path=Path(folder) / f".s.PGSQL.{port}")
+    login = there.netloc.rpartition("@")[0] or "postgres"
+    async with proxying(server) as proxy:
+        yield proxy, f"postgresql://{login}@127.0.0.1:{proxy.port}{there.path}?sslmode=disable"

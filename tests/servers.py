@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from consumer.errors import SourceError
 from consumer.kafka import KafkaOptions, check_connection
-from demo.servers import embedded_kafka, embedded_postgres, free_port
+from demo.servers import embedded_kafka, embedded_postgres, fetched_jars, free_port
 from tests.authority import Authority
 
 # Of the build with OpenSSL.
@@ -196,7 +196,7 @@ def _postgres_with_openssl(folder: Path) -> Path:
     machine = {"x86_64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}[platform.machine()]
     system = f"{platform.system().lower()}-{machine}"
     build = f"io.zonky.test.postgres:embedded-postgres-binaries-{system}:{POSTGRES_VERSION}"
-    (jar,) = _imported("jgo").build(build).all_jars
+    (jar,) = fetched_jars(build)
     folder.mkdir()
     with zipfile.ZipFile(jar) as outer:
         (inner,) = (name for name in outer.namelist() if name.endswith(".txz"))

@@ -19,8 +19,9 @@ from rich.table import Table
 
 from tests.chaos.arena import SHORT_TIMERS, TIMERS, Outcome
 from tests.chaos.play import play
+from tests.chaos.scenario import Scenario, poisoned
+from tests.chaos.scoreboard import SCOREBOARD
 from tests.chaos.servers import breakable_servers
-from tests.chaos.stories import SCOREBOARD, Scenario
 from tests.simulation import simulate
 
 
@@ -31,10 +32,13 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of a scenario's name; several by commas")
     parser.add_argument("--rounds", type=int, help="instead of each scenario's own")
     parser.add_argument("--simulate", type=float, default=3600, help="seconds of simulation")
+    parser.add_argument("--poison", type=float, help="share of poison, instead of 1 %%")
     parser.add_argument("--short-timers", action="store_true", help="as `make test` has them")
     options = parser.parse_args()
     wanted = [name.strip().lower() for name in options.only.split(",")]
     scenarios = [s for s in SCOREBOARD if any(name in s.name.lower() for name in wanted)]
+    if options.poison is not None:
+        scenarios = [poisoned(scenario, options.poison) for scenario in scenarios]
     # A client that finds no broker says so many times a second.
     logging.disable(logging.CRITICAL)
     console = Console(width=132)
@@ -59,7 +63,7 @@ def main() -> int:
                             SHORT_TIMERS if options.short_timers else TIMERS,
                         )
                     )
-                except (AssertionError, TimeoutError, OSError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, the others' lines count
                     well = False
                     table.add_row(scenario.name, *[""] * 7, f"FAILED: {error!r}")
                     traceback.print_exception(error)
@@ -101,8 +105,11 @@ def _add(table: Table, scenario: Scenario, outcome: Outcome) -> bool:
         str(outcome.lost),
         str(outcome.doubled),
         "clean" if outcome.differences == 0 else str(outcome.differences),
-        "equal" if outcome.views_equal else "DIFFER",
-        ", ".join(f"{name} {value:.3g}" for name, value in outcome.facts.items()),
+        {True: "equal", False: "DIFFER", None: "verified"}[outcome.views_equal],
+        ", ".join(
+            [f"{name} {value:.3g}" for name, value in outcome.facts.items()]
+            + [f"BROKEN: {promise}" for promise in outcome.broken]
+        ),
     )
     return outcome.faultless and not slow
 

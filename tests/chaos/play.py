@@ -4,8 +4,8 @@ import asyncio
 import time
 
 from tests.chaos.arena import Outcome, arena
+from tests.chaos.scenario import Scenario
 from tests.chaos.servers import BreakablePostgres, Servers
-from tests.chaos.stories import Scenario
 
 
 async def play(

@@ -28,7 +28,7 @@ _SETTINGS: Final = {"fsync": "off", "full_page_writes": "off", "max_connections"
 
 
 class BreakablePostgres:
-    """An embedded Postgres that can be restarted, killed, and replaced by its standby."""
+    """An embedded Postgres that can be restarted, killed, frozen, and replaced by its standby."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -77,6 +77,24 @@ class BreakablePostgres:
                 backend.kill()
         psutil.wait_procs([postmaster, *backends], 10)
         self.stop()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The server and all of its backends stand still, their connections open."""
+        assert self._server is not None
+        postmaster = psutil.Process(self._server.pid)
+        # First, so that it starts no others.
+        postmaster.suspend()
+        stopped = [postmaster, *postmaster.children(recursive=True)]
+        try:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def crash_backend(self) -> None:
         """SIGKILL one backend: Postgres then ends all the others and recovers."""

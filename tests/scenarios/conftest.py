@@ -7,8 +7,8 @@ import pytest
 
 from tests.chaos.arena import SHORT_TIMERS, Outcome
 from tests.chaos.play import play
+from tests.chaos.scenario import Scenario
 from tests.chaos.servers import Servers, breakable_servers
-from tests.chaos.stories import Scenario
 
 Played = Callable[[Scenario], Awaitable[Outcome]]
 """Plays a scenario with timers that are short, and gives what is true afterwards."""

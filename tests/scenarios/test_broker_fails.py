@@ -1,7 +1,8 @@
 """The broker is restarted, killed, and frozen: the group goes on by itself."""
 
 from tests.chaos.arena import Arena
-from tests.chaos.stories import Scenario, broker_frozen, broker_restarted
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.kafka import broker_frozen, broker_restarted
 from tests.scenarios.conftest import Played
 
 

@@ -1,6 +1,7 @@
 """Connections are cut before, in the middle of, and after COMMIT: no effect is doubled."""
 
-from tests.chaos.stories import Scenario, commit_cut
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.postgres import commit_cut
 from tests.scenarios.conftest import Played
 
 

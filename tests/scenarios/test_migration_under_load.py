@@ -3,7 +3,8 @@
 They go on; one that is started afterwards refuses to run, with one line.
 """
 
-from tests.chaos.stories import Scenario, migrated
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.postgres import migrated
 from tests.scenarios.conftest import Played
 
 

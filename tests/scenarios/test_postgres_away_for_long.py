@@ -1,7 +1,8 @@
 """Postgres is away for longer than a worker that does not poll may stay in its group."""
 
 from tests.chaos.arena import ArenaOptions
-from tests.chaos.stories import Scenario, postgres_away
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.postgres import postgres_away
 from tests.scenarios.conftest import Played
 
 

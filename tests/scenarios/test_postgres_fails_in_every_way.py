@@ -1,8 +1,8 @@
 """Postgres is restarted, killed, read-only, full: the workers stay members and go on."""
 
 from tests.chaos.arena import Arena
-from tests.chaos.stories import (
-    Scenario,
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.postgres import (
     postgres_disk_full,
     postgres_killed,
     postgres_out_of_connections,

@@ -1,6 +1,7 @@
 """Workers join and leave every two seconds: nothing is lost, and the lag is soon gone."""
 
-from tests.chaos.stories import Scenario, storm
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.workers import storm
 from tests.scenarios.conftest import Played
 
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.kafka import retention_overtakes
 from tests.processes import committed_offsets, consuming
+from tests.scenarios.conftest import Played
 from tests.scenarios.test_sigterm_drains_under_load import track
 from tests.test_kafka import delete_before
 from tests.worker import produce, until_consumed
@@ -61,3 +64,10 @@ async def test_it_goes_on_from_the_earliest_where_allowed(
     assert (reset["reason"], reset["from_offset"], reset["to_offset"]) == ("retention", 10, 20)
     assert metrics['windsor_offset_resets_total{reason="retention"}'] == 1
     assert metrics['windsor_calls_stored_total{outcome="new"}'] == 20
+
+
+async def test_a_group_under_load_loses_nothing_but_what_was_dropped(played: Played) -> None:
+    outcome = await played(Scenario("retention", retention_overtakes, 1))
+
+    assert outcome.faultless, outcome
+    assert max(outcome.recovery_seconds) < 30

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from dashboard.doors import hash_password
 from tests.model import Views
 from tests.views import stored_views
 
@@ -47,7 +48,14 @@ async def test_second_run_changes_nothing(kafka_server: str, database: str, tmp_
 
     printed = await run_until_ready(environment)
     first: Views = await stored_views(database)
-    again = await run_until_ready(environment)
+    # Where people come by a public address and a password, it finds its own endpoint all the same.
+    again = await run_until_ready(
+        {
+            **environment,
+            "WINDSOR_DASHBOARD_URL": "https://windsor.example.com",
+            "WINDSOR_DASHBOARD_PASSWORD_HASH": hash_password("of-a-test"),
+        }
+    )
 
     # The token that somebody has put into their code goes on working.
     assert [token in printed for token in re.findall(r"ws_\w+", again)] == [True, True]
@@ -66,3 +74,4 @@ async def test_second_run_changes_nothing(kafka_server: str, database: str, tmp_
     ):
         assert heading in printed
     assert "Stopped" in printed
+    assert "Dashboard:    https://windsor.example.com/\n" in again

@@ -1,6 +1,7 @@
 """Partitions are added, a topic is new, one is made again: consumed without a restart."""
 
-from tests.chaos.stories import BY_PATTERN, Scenario, topics_change
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.kafka import BY_PATTERN, topics_change
 from tests.scenarios.conftest import Played
 
 

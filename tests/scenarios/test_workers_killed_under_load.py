@@ -2,7 +2,8 @@
 
 from tests.chaos.arena import ArenaOptions
 from tests.chaos.load import LoadOptions
-from tests.chaos.stories import Scenario, killed
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.workers import killed
 from tests.scenarios.conftest import Played
 
 

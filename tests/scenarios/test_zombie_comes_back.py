@@ -1,7 +1,8 @@
 """A worker stands still until its group has given it up, and goes on where it was."""
 
 from tests.chaos.arena import ArenaOptions
-from tests.chaos.stories import Scenario, zombie
+from tests.chaos.scenario import Scenario
+from tests.chaos.stories.workers import zombie
 from tests.scenarios.conftest import Played
 
 

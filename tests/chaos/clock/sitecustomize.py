@@ -4,6 +4,7 @@ A worker started with this folder on its PYTHONPATH lives on such a machine: `ti
 `time.monotonic` does not, as when an operator or NTP sets the clock.
 """
 
+import sys
 import time
 
 _JUMPS_SECONDS = (0.0, 7_200.0, -86_400.0, 0.0, 31_536_000.0, -3_600.0)
@@ -15,3 +16,4 @@ def _jumping() -> float:
 
 
 time.time = _jumping
+print("the clock jumps", file=sys.stderr, flush=True)
