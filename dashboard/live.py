@@ -44,6 +44,7 @@ class Live:
         self._stop = stop
         self._watchers: set[asyncio.Queue[Sequence[Line]]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
         self._known: OrderedDict[str, None] = OrderedDict()
         self.freshness: deque[tuple[datetime, float]] = deque(maxlen=_FRESHNESS_MAX)
         """When events were seen, and how many seconds after they had been received (the median)."""
@@ -55,18 +56,23 @@ class Live:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator["asyncio.Queue[Sequence[Line]]"]:
-        """Be told while inside."""
+        """Be told while inside of what is stored from now on."""
         queue: asyncio.Queue[Sequence[Line]] = asyncio.Queue(_WAITING_MAX)
         self._watchers.add(queue)
         if self._task is None or self._task.done():
             self._known.clear()
+            self._looked.clear()
             self._task = asyncio.create_task(self._look())
         try:
+            # What the first look finds was there before.
+            await self._looked.wait()
             yield queue
         finally:
             self._watchers.discard(queue)
             if not self._watchers:
                 self._task.cancel()
+                # Whoever comes before it has ended finds none.
+                self._task = None
 
     async def _look(self) -> None:
         is_first = True
@@ -76,6 +82,7 @@ class Live:
             except (WindsorError, asyncpg.PostgresError) as error:
                 # Whatever it is, those who watch are told again once it has passed.
                 log.warning("feed.unreachable", error=str(error))
+                self._looked.set()
                 await asyncio.sleep(_AWAY_SECONDS)
                 continue
             fresh = [line for line in found.lines if line.place not in self._known]
@@ -87,7 +94,9 @@ class Live:
                 self._measure(fresh)
                 self._tell(fresh)
             is_first = False
+            self._looked.set()
             await asyncio.sleep(_INTERVAL_SECONDS)
+        self._looked.set()
         self._tell([])
 
     def _measure(self, lines: Sequence[Line]) -> None:

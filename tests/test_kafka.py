@@ -548,7 +548,7 @@ async def test_frozen_broker_keeps_us_no_longer_than_the_deadline(
                 assert read.noted.commits_failed == 1
             else:
                 assert await read.source.end_offsets() == {}
-            assert 0.9 < time.monotonic() - started < 5
+            assert 0.9 < time.monotonic() - started < 30
 
 
 # Pausing --------------------------------------------------------------------------------------

@@ -28,11 +28,11 @@ async def running(pipeline: Pipeline, *partitions: TopicPartition) -> AsyncItera
         yield
     finally:
         pipeline.stop()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - any condition of a test
             await asyncio.sleep(0.001)
 
@@ -211,7 +211,7 @@ async def test_database_that_refuses_a_dead_letter_stops_the_worker() -> None:
     source.chunks.append(chunk(0, b"bad"))
 
     with pytest.raises(ExceptionGroup) as caught:
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     assert caught.group_contains(PermanentSinkError)
     assert source.commits == []
 
@@ -295,7 +295,7 @@ async def test_topic_that_is_mostly_dead_stops_the_worker_and_commits_what_came_
     sink.gate.set()
 
     with pytest.raises(DeadTopicError) as caught:
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     assert str(caught.value) == (
         "topic calls: more than 50% of its last 4 records are dead letters, mostly malformed_json,"
         " one of them at partition 1 offset 8: look whether WINDSOR_KAFKA_TOPICS or its producer is"

@@ -108,8 +108,8 @@ class FeedPages:
     async def _arriving(
         self, filters: Filters, hidden: frozenset[str], looker: Looker
     ) -> AsyncIterator[str]:
-        yield "retry: 2000\nevent: hello\ndata: {}\n\n"
         async with self._live.watching() as queue:
+            yield "retry: 2000\nevent: hello\ndata: {}\n\n"
             while True:
                 try:
                     arrived = await asyncio.wait_for(queue.get(), _HEARTBEAT_SECONDS)

@@ -1,6 +1,5 @@
 """Every page in a real Chromium: whole, without barriers, on a desk and on a phone."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -134,7 +133,6 @@ async def test_events_arrive_without_losing_ones_place(database: str, browser: B
     async with looking(database) as looker, page_of(browser, looker) as page:
         await page.goto("/")
         await expect(page.locator("[data-live-word]")).to_have_text("Live")
-        await asyncio.sleep(0.5)
         # At the top, what arrives is there at once.
         await store_calls(database, [call(60)])
         await expect(page.locator(".line").first).to_contain_text("u60 exported a report")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -42,6 +43,14 @@ class Endpoint(NamedTuple):
             shown = (await client.get("/metrics")).text
         found = [text for text in shown.splitlines() if text.startswith(f"{line} ")]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+    async def until_metric(self, line: str, wanted: float) -> None:
+        """Wait until a metric's line has this value."""
+        found, deadline = await self.metric(line), time.monotonic() + 30
+        while found != wanted:
+            assert time.monotonic() < deadline, f"{line}: {found}, not {wanted}"
+            await asyncio.sleep(0.05)
+            found = await self.metric(line)
 
 
 async def new_token(

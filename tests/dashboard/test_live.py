@@ -6,9 +6,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import httpx
 
+from dashboard.events import Events, Lines
+from dashboard.live import Live
 from tests.dashboard.endpoint import endpoint
 from tests.dashboard.looking import Looker, looking, store_calls
 from tests.worker import working
@@ -32,8 +35,6 @@ async def watching(looker: Looker, query: str = "") -> AsyncIterator[AsyncIterat
         async for line in lines:
             if line == "event: hello":
                 break
-        # The first look at the end of the feed is not told of: it is on the page already.
-        await asyncio.sleep(0.5)
         yield lines
 
 
@@ -49,19 +50,40 @@ async def test_event_is_on_the_page_a_moment_after_it_is_stored(database: str) -
     async with looking(database) as looker, watching(looker) as lines:
         await store_calls(database, [call(0)])
         stored = time.monotonic()
-        event = await asyncio.wait_for(told(lines), 10)
+        event = await asyncio.wait_for(told(lines), 30)
         seconds = time.monotonic() - stored
     assert event["newest"] == "u0 exported a report"
     assert event["count"] == 1
     assert 'class="line"' in str(event["html"])
     # A tenth of a second between looks; more on a machine that does much else.
-    assert seconds < 2.0
+    assert seconds < 5.0
+
+
+async def test_who_comes_as_the_last_one_leaves_is_told_too() -> None:
+    looks = 0
+
+    class Feed:
+        async def feed(self, *_: object) -> Lines:
+            nonlocal looks
+            looks += 1
+            await asyncio.sleep(0)
+            return Lines([], None, None)
+
+    stop = asyncio.Event()
+    live = Live(cast("Events", Feed()), stop)
+    async with live.watching():
+        pass
+    before = looks
+    async with asyncio.timeout(30), live.watching() as queue:
+        assert looks > before
+        stop.set()
+        assert await queue.get() == []
 
 
 async def test_filters_hold_for_what_arrives(database: str) -> None:
     async with looking(database) as looker, watching(looker, "category=payment") as lines:
         await store_calls(database, [call(0), call(1, event="Charge Succeeded")])
-        event = await asyncio.wait_for(told(lines), 10)
+        event = await asyncio.wait_for(told(lines), 30)
     assert (event["count"], event["newest"]) == (1, "u1 was charged")
 
 
@@ -72,7 +94,7 @@ async def test_hidden_events_do_not_arrive(database: str) -> None:
             await store_calls(
                 database, [call(0), call(1, type="page", name="Home"), call(2, event="Signed Up")]
             )
-            event = await asyncio.wait_for(told(lines), 10)
+            event = await asyncio.wait_for(told(lines), 30)
     assert (event["count"], event["newest"]) == (1, "u2 signed up")
 
 
@@ -112,4 +134,4 @@ async def test_call_to_the_endpoint_is_on_an_open_page_a_moment_later(
             assert event["newest"] == f"u{number} exported a report"
             waited.append(time.monotonic() - sent)
     # 300 ms where the machine does nothing else; here tests run beside each other.
-    assert sorted(waited)[len(waited) // 2] < 1.0
+    assert sorted(waited)[len(waited) // 2] < 2.0

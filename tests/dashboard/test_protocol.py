@@ -70,7 +70,7 @@ async def refusing(scope: "Scope", receive: "Receive", send: "Send") -> None:  #
 
 async def told(reader: asyncio.StreamReader, *, has_body: bool = True) -> tuple[int, bytes]:
     """Read one answer: its status and its body."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0)
         body = await reader.readexactly(length) if has_body else b""
@@ -144,7 +144,7 @@ async def test_headers_that_are_too_large_are_refused_once_whatever_follows() ->
                 "message": f"headers: at most {HEADERS_BYTES_MAX} bytes",
             },
         )
-        await gone_after(reader, 5)
+        await gone_after(reader, 30)
         writer.close()
         assert spoken.cut_off == ["headers"]
 
@@ -187,7 +187,7 @@ async def test_connection_is_kept_for_its_next_request_and_not_for_empty_lines(
                 writer.write(b"\r\n")
 
         trickling = asyncio.create_task(trickle())
-        seconds = await gone_after(reader, KEEP_ALIVE_SECONDS + 5)
+        seconds = await gone_after(reader, 30)
         trickling.cancel()
         writer.close()
         assert seconds > KEEP_ALIVE_SECONDS - 1
@@ -222,11 +222,11 @@ async def test_body_that_never_comes_after_its_answer_ends_the_connection() -> N
 
 
 async def test_first_request_has_its_time_from_its_first_byte() -> None:
-    async with speaking(reading, receive_seconds=1.5) as spoken:
+    async with speaking(reading, receive_seconds=4) as spoken:
         reader, writer = await spoken.connect()
-        await asyncio.sleep(1)
+        await asyncio.sleep(2.5)
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n")
-        await asyncio.sleep(1)
+        await asyncio.sleep(2.5)
         writer.write(b"abc")
         assert await told(reader) == (200, b"abc")
         writer.close()
@@ -238,7 +238,7 @@ async def test_connection_that_says_nothing_is_cut_off(said: bytes) -> None:
     async with speaking(reading, receive_seconds=0.5) as spoken:
         reader, writer = await spoken.connect()
         writer.write(said)
-        assert await gone_after(reader, 5) > 0.4
+        assert await gone_after(reader, 30) > 0.4
         writer.close()
         assert spoken.cut_off == ["slow"]
 
@@ -303,7 +303,7 @@ async def until_cut_off(spoken: Spoken) -> None:
 
 @pytest.mark.parametrize("run", RUNNERS)
 def test_who_reads_slowly_is_not_cut_off(run: Runner) -> None:
-    piece, pieces = bytes(64 * 1024), 400
+    piece, pieces = bytes(64 * 1024), 800
 
     async def streaming(scope: "Scope", receive: "Receive", send: "Send") -> None:  # noqa: ARG001 - ASGI's
         headers = [(b"content-length", b"%d" % (len(piece) * pieces))]
@@ -313,7 +313,7 @@ def test_who_reads_slowly_is_not_cut_off(run: Runner) -> None:
             await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def story() -> None:
-        async with speaking(streaming, send_seconds=1) as spoken:
+        async with speaking(streaming, send_seconds=2) as spoken:
             loop = asyncio.get_running_loop()
             with connected(spoken.port, 64 * 1024) as client:
                 await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -323,7 +323,7 @@ def test_who_reads_slowly_is_not_cut_off(run: Runner) -> None:
                     assert received
                     found += received
                     await asyncio.sleep(received / 8_000_000)
-            assert time.perf_counter() - began > 2
+            assert time.perf_counter() - began > 4
             assert spoken.cut_off == []
 
     run(story())
