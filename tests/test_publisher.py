@@ -182,7 +182,7 @@ async def test_a_broker_that_freezes_is_told_in_time_and_used_when_it_is_back(
     with embedded_kafka(server_folder / "kafka-of-publisher") as broker:
         kafka = broker.bootstrap_servers
         await make_topic(kafka, "calls", 1)
-        async with publishing(kafka, "calls", timeout_seconds=1.0) as (publisher, _):
+        async with publishing(kafka, "calls", timeout_seconds=3.0) as (publisher, _):
             await until_ready(publisher)
             await publisher.publish([Outgoing(b"k", b"before")], NOW_MS)
             with frozen(broker.pid):
@@ -193,7 +193,7 @@ async def test_a_broker_that_freezes_is_told_in_time_and_used_when_it_is_back(
                 began = asyncio.get_running_loop().time()
                 with pytest.raises(SourceError, match="Kafka does not answer"):
                     await publisher.publish([Outgoing(b"k", b"refused")], NOW_MS)
-                assert asyncio.get_running_loop().time() - began < 0.1
+                assert asyncio.get_running_loop().time() - began < 1
                 assert publisher.ready_reason() == "Kafka does not answer for 1 partitions"
             await until_ready(publisher)
             await publisher.publish([Outgoing(b"k", b"after")], NOW_MS)

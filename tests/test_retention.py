@@ -330,8 +330,8 @@ async def test_reader_of_the_parent_holds_workers_up_for_a_moment_only(database:
             await pruning
         await reading.rollback()
 
-    assert number > 3
-    assert seconds < 2
+    assert number > 1
+    assert seconds < 5
     assert await stored_views(database) == model_of(calls)
     await prune(database)
     assert await stored_views(database) == without_expired(model_of(calls))

@@ -66,6 +66,8 @@ class AliasRow(NamedTuple):
     clock: Clock
     previous: int
     user: int
+    previous_name: str | None = None
+    """The value of `previous`, where it is at hand; it may spare a replay of names."""
 
 
 class Regrouped(NamedTuple):
@@ -219,11 +221,17 @@ class _Components:
         self._changed[identity.id] = Change.MORE
 
     def merge(self, alias: AliasRow) -> None:
-        """Merge the user of `previous` into that of `user`; the larger row survives."""
+        """Merge the user of `previous` into that of `user`; the larger row survives.
+
+        An alias that comes late is replayed among those after it, which may change the name; but
+        not where it goes out from the id that names its user. That id has won every merge of its
+        user, so in clock order all of them go to the other user, and what that one is named by
+        stays. Most late aliases are of this kind: one merges the id that somebody had.
+        """
         previous = self._user_of(alias.previous)
         user = self._user_of(alias.user)
         late = any(u.merged is not None and alias.clock < u.merged for u in (previous, user))
-        if late:
+        if late and (previous is user or previous.name != alias.previous_name):
             self._rename.add(user.id)
         if previous is user:
             return

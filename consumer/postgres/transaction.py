@@ -157,7 +157,10 @@ async def _apply(
     changed += made.values()
     aliases = [
         AliasRow(
-            alias.clock, known["user"][alias.previous.value].id, known["user"][alias.user.value].id
+            alias.clock,
+            known["user"][alias.previous.value].id,
+            known["user"][alias.user.value].id,
+            alias.previous.value,
         )
         for alias in deltas.aliases
     ]

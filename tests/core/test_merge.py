@@ -4,6 +4,8 @@ from copy import deepcopy
 from itertools import permutations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumer.core.call import Clock
 from consumer.core.fold import Delta, Group, Traits
@@ -90,6 +92,46 @@ def test_late_alias_asks_for_a_replay_of_names(members: dict[int, int]) -> None:
     after = regroup(users, members, [], [AliasRow(at(9), 1, 2)])
 
     assert len(after.rename) == 1
+
+
+@pytest.mark.parametrize(("name", "replays"), [("id-1", 0), ("id-8", 1), (None, 1)])
+def test_late_alias_of_the_id_that_names_its_user_asks_for_no_replay(
+    name: str | None, replays: int
+) -> None:
+    users = [UserState(1, name or "id-1", 2, merged=at(50)), user(2, 3, at(60))]
+    alias = AliasRow(at(9), 1, 2, None if name is None else "id-1")
+
+    after = regroup(users, {1: 1, 2: 2}, [], [alias])
+
+    assert [found.name for found in after.changed] == ["id-2"]
+    assert len(after.rename) == replays
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=12).flatmap(
+        lambda pairs: st.permutations(list(enumerate(pairs)))
+    ),
+    st.integers(1, 4),
+)
+def test_names_do_not_depend_on_the_order_of_aliases(
+    said: list[tuple[int, tuple[int, int]]], batch_size: int
+) -> None:
+    aliases = [AliasRow(at(n), a, b, f"id-{a}") for n, (a, b) in said if a != b]
+    users = {n: user(n) for n in range(1, 7)}
+    members = {n: n for n in users}
+    for first in range(0, len(aliases), batch_size):
+        after = regroup(users.values(), members, [], aliases[first : first + batch_size])
+        for gone, root in after.merged.items():
+            del users[gone]
+            members = {id_: root if of == gone else of for id_, of in members.items()}
+        for id_ in after.rename:
+            mine = [a for a in aliases[: first + batch_size] if members[a.user] == id_]
+            named_by, clock = replay_names(mine)
+            users[id_].name, users[id_].merged = f"id-{named_by}", clock
+
+    for id_, found in users.items():
+        mine = [alias for alias in aliases if members[alias.user] == id_]
+        assert found.name == (f"id-{replay_names(mine)[0]}" if mine else f"id-{id_}")
 
 
 def test_earlier_claim_moves_a_visitor_and_rejoins_the_user_it_left() -> None:

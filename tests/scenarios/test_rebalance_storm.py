@@ -9,4 +9,4 @@ async def test_group_catches_up_soon_after_the_last_change(played: Played) -> No
     outcome = await played(Scenario("storm", storm, 5))
 
     assert outcome.faultless, outcome
-    assert max(outcome.recovery_seconds) < 10
+    assert max(outcome.recovery_seconds) < 30
