@@ -11,7 +11,8 @@ import urllib.error
 import urllib.request
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -169,9 +170,19 @@ def frozen(pid: int) -> Iterator[None]:
     """A process that stands still, its connections open; goes on afterwards."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        # On a busy machine its threads go on for a moment, and may give an answer.
+        while any(state != "T" for state in _thread_states(pid)):
+            time.sleep(0.01)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _thread_states(pid: int) -> Iterator[str]:
+    """The state of each thread that there still is, a letter each; of none without `/proc`."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield thread.read_text().rpartition(")")[2].split()[0]
 
 
 async def committed_offsets(
