@@ -247,7 +247,7 @@ def _throughput(figures: Mapping[str, float]) -> str:
         low, high = peer.calls_per_second
         text = f"{high:,}" if low == high else f"{low:,}\u2013{high:,}"
         rows.append(Bar(f"{peer.name} *", high, text, FAINT))
-    return bars("Calls per second into Postgres (* published, one table, no users)", rows)
+    return bars("Calls per second into Postgres (* not by this bench: one table, no users)", rows)
 
 
 def _freshness(found: Mapping[str, list[float]]) -> str:
