@@ -56,7 +56,7 @@ async def freshness(
     Args:
         servers: Beside us.
         topic: Empty.
-        dsn: Of an empty database.
+        dsn: Of a database in which no probe is yet.
         workers: Which consume the one into the other.
         calls_per_second: The pace.
         seconds: For so long, after the first ones.

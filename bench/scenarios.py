@@ -110,9 +110,11 @@ async def loaded_freshness(stage: Stage) -> Figures:
 
 
 async def _freshness(stage: Stage, calls_per_second: float, workers_count: int) -> Freshness:
+    # Whose customers are known, as they are where a pace is steady.
+    filled, _ = await stage.filled()
     async with (
         new_topic(stage.servers.kafka) as topic,
-        stage.database() as dsn,
+        stage.database(template=filled) as dsn,
         stage.working(topic, dsn, workers_count) as workers,
     ):
         return await freshness(

@@ -6,13 +6,13 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
-import msgspec
 from starlette.datastructures import QueryParams
 
 from consumer.sql import load_queries
 from dashboard.catalogue import CATEGORIES, Catalogue, Told, context_of
 from dashboard.database import Views
 from dashboard.people import Person, one_line, person_of
+from dashboard.stored_json import decoded
 from dashboard.summary import Event, text_of
 
 PAGE_LINES: Final = 50
@@ -179,7 +179,7 @@ def line_of(row: Mapping[str, Any], catalogue: Catalogue) -> Line:
 
 
 def _decoded(raw: str | None) -> Mapping[str, Any]:
-    return context_of(msgspec.json.decode(raw)) if raw is not None else {}
+    return context_of(decoded(raw)) if raw is not None else {}
 
 
 class Events:

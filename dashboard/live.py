@@ -61,8 +61,8 @@ class Live:
         self._watchers.add(queue)
         if self._task is None or self._task.done():
             self._known.clear()
-            self._looked.clear()
-            self._task = asyncio.create_task(self._look())
+            self._looked = asyncio.Event()
+            self._task = asyncio.create_task(self._look(self._looked))
         try:
             # What the first look finds was there before.
             await self._looked.wait()
@@ -71,10 +71,20 @@ class Live:
             self._watchers.discard(queue)
             if not self._watchers:
                 self._task.cancel()
-                # Whoever comes before it has ended finds none.
-                self._task = None
+                # Whoever comes before it has ended finds none; should it outlive its
+                # cancelling, it knows by this that it is nobody's.
+                self._task, self._looked = None, asyncio.Event()
 
-    async def _look(self) -> None:
+    async def _look(self, looked: asyncio.Event) -> None:
+        try:
+            await self._look_on(looked)
+        finally:
+            looked.set()
+            if looked is self._looked:
+                # Stopped, or broken: streams end, and browsers come again.
+                self._tell([])
+
+    async def _look_on(self, looked: asyncio.Event) -> None:
         is_first = True
         while not self._stop.is_set():
             try:
@@ -82,9 +92,10 @@ class Live:
             except (WindsorError, asyncpg.PostgresError) as error:
                 # Whatever it is, those who watch are told again once it has passed.
                 log.warning("feed.unreachable", error=str(error))
-                self._looked.set()
                 await asyncio.sleep(_AWAY_SECONDS)
                 continue
+            if looked is not self._looked:
+                return
             fresh = [line for line in found.lines if line.place not in self._known]
             for line in fresh:
                 self._known[line.place] = None
@@ -94,10 +105,8 @@ class Live:
                 self._measure(fresh)
                 self._tell(fresh)
             is_first = False
-            self._looked.set()
+            looked.set()
             await asyncio.sleep(_INTERVAL_SECONDS)
-        self._looked.set()
-        self._tell([])
 
     def _measure(self, lines: Sequence[Line]) -> None:
         now = datetime.now(UTC)

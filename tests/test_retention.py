@@ -312,11 +312,12 @@ async def test_reader_of_the_parent_holds_workers_up_for_a_moment_only(database:
         await reading.start()
         await reader.execute("LOCK TABLE ONLY windsor_private.calls IN ACCESS SHARE MODE")
         pruning = asyncio.create_task(
-            prune(database, parent_wait_seconds=0.2, attempts_max=4, retention_days=RETENTION_DAYS)
+            prune(database, parent_wait_seconds=0.2, attempts_max=20, retention_days=RETENTION_DAYS)
         )
         late = {"type": "identify", "userId": "u1", "timestamp": days_in(2), "messageId": "late"}
-        seconds = 0.0
+        longest = 0.0
         loop = asyncio.get_running_loop()
+        began = loop.time()
         async with open_sink(PostgresOptions(database)) as sink:
             number = 0
             while not pruning.done():
@@ -324,14 +325,15 @@ async def test_reader_of_the_parent_holds_workers_up_for_a_moment_only(database:
                 more = decoded([{**late, "messageId": f"late{number}"}])
                 await sink.write(Batch(more, []))
                 calls += more
-                seconds = max(seconds, loop.time() - started)
+                longest = max(longest, loop.time() - started)
                 number += 1
+        whole = loop.time() - began
         with pytest.raises(TransientSinkError, match="LockNotAvailable"):
             await pruning
         await reading.rollback()
 
     assert number > 1
-    assert seconds < 5
+    assert longest < whole / 2
     assert await stored_views(database) == model_of(calls)
     await prune(database)
     assert await stored_views(database) == without_expired(model_of(calls))

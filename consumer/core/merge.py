@@ -223,14 +223,14 @@ class _Components:
     def merge(self, alias: AliasRow) -> None:
         """Merge the user of `previous` into that of `user`; the larger row survives.
 
-        An alias that comes late is replayed among those after it, which may change the name; but
-        not where it goes out from the id that names its user. That id has won every merge of its
-        user, so in clock order all of them go to the other user, and what that one is named by
-        stays. Most late aliases are of this kind: one merges the id that somebody had.
+        An alias that comes late is replayed among all of its user's, which may change the name.
+        Two kinds change nothing (`docs/decisions/0001-state-per-identity.md` has why): one that is
+        later than all that merged the user of `previous`, however late it is for the other one,
+        and one from the id that names the user of `previous`.
         """
         previous = self._user_of(alias.previous)
         user = self._user_of(alias.user)
-        late = any(u.merged is not None and alias.clock < u.merged for u in (previous, user))
+        late = previous.merged is not None and alias.clock < previous.merged
         if late and (previous is user or previous.name != alias.previous_name):
             self._rename.add(user.id)
         if previous is user:

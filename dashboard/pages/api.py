@@ -18,6 +18,7 @@ from dashboard.events import HIDDEN_TYPES_OF_ONE, Events, Line, filters_of, plac
 from dashboard.groups_found import groups_found
 from dashboard.people_found import Found, People, user_filters_of
 from dashboard.shell import Shell
+from dashboard.stored_json import decoded
 
 
 class ApiPages:
@@ -89,7 +90,7 @@ class ApiPages:
         items = [
             {
                 "group_id": row["group_id"],
-                "traits": context_of(msgspec.json.decode(row["traits"] or "{}")),
+                "traits": context_of(decoded(row["traits"] or "{}")),
                 "members_count": row["members_count"],
             }
             for row in found.rows

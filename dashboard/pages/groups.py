@@ -16,6 +16,7 @@ from dashboard.groups_found import groups_found
 from dashboard.people import Person, initials_and_hue, one_line
 from dashboard.people_found import People, UserFilters
 from dashboard.shell import Shell, looker_of
+from dashboard.stored_json import decoded
 
 _SQL: Final = load_queries("groups.sql", "dashboard.sql")
 _MEMBERS_SHOWN: Final = 12
@@ -128,7 +129,7 @@ def group_person(group_id: str, name: str | None) -> Person:
 
 def _traits(raw: str) -> list[tuple[str, str]]:
     try:
-        values = context_of(msgspec.json.decode(raw))
+        values = context_of(decoded(raw))
     except msgspec.DecodeError:
         # Cut, since it is very long.
         return [("traits", one_line(raw, 300))]
@@ -144,7 +145,7 @@ def _encoded(value: object) -> str:
 
 def _some_trait(raw: str | None) -> str:
     """What says most of a group in a list."""
-    values = context_of(msgspec.json.decode(raw)) if raw is not None else {}
+    values = context_of(decoded(raw)) if raw is not None else {}
     for key in ("plan", "industry", "website", "domain"):
         if isinstance(value := values.get(key), str):
             return one_line(value, 40)

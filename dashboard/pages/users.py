@@ -24,6 +24,7 @@ from dashboard.events import HIDDEN_TYPES_OF_ONE, Events, Lines, filters_of, pla
 from dashboard.people import one_line, person_of
 from dashboard.people_found import Audience, FoundUsers, People, user_filters_of
 from dashboard.shell import Shell, looker_of, number
+from dashboard.stored_json import decoded
 
 _TRAITS_SHOWN_MAX: Final = 100
 _TRAIT_CHARS_MAX: Final = 300
@@ -154,7 +155,7 @@ class UserPages:
         identities = await self._people.identities(user["id"])
         ids = [row["id"] for row in identities]
         traits, traits_more = _traits(user)
-        values = msgspec.json.decode(user["traits"])
+        values = decoded(user["traits"])
         return self._shell.page(
             request,
             "user.html",
@@ -302,8 +303,8 @@ def _cell(value: object) -> object:
 
 def _traits(user: Mapping[str, Any]) -> tuple[list[Trait], int]:
     """A user's traits with the calls that set them, by name, as many as a page holds."""
-    values: dict[str, Any] = msgspec.json.decode(user["traits"])
-    clocks: dict[str, Any] = msgspec.json.decode(user["trait_clocks"])
+    values: dict[str, Any] = decoded(user["traits"])
+    clocks: dict[str, Any] = decoded(user["trait_clocks"])
     traits = [
         Trait(key, _told_json(value), *_clock(clocks.get(key)))
         for key, value in sorted(values.items())[:_TRAITS_SHOWN_MAX]
@@ -330,7 +331,7 @@ def _told_value(raw: str | None) -> str:
     if raw is None or raw == "null":
         return "removed"
     try:
-        return _told_json(msgspec.json.decode(raw))
+        return _told_json(decoded(raw))
     except msgspec.DecodeError:
         return one_line(raw, _TRAIT_CHARS_MAX)
 

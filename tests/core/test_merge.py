@@ -305,12 +305,21 @@ def test_user_that_an_identity_leaves_keeps_its_others() -> None:
     assert after.changed == [user(1, 2), user(2, 2)]
 
 
-def test_late_alias_renames_the_user_that_it_is_in() -> None:
-    users = [user(1), user(2, 3, at(50)), user(3)]
+def test_alias_that_is_late_for_its_previous_user_renames_the_one_that_took_it() -> None:
+    users = [user(1, 2, at(50)), user(2, 3), user(3)]
 
     after = regroup(users, {1: 1, 2: 2, 3: 3}, [], [AliasRow(at(9), 1, 2)])
 
     assert after.rename == {2}
+
+
+def test_alias_that_is_late_for_the_other_user_alone_asks_for_no_replay() -> None:
+    users = [user(1), user(2, 3, at(50))]
+
+    after = regroup(users, {1: 1, 2: 2}, [], [AliasRow(at(9), 1, 2)])
+
+    assert [(found.name, found.merged) for found in after.changed] == [("id-2", at(50))]
+    assert after.rename == frozenset()
 
 
 def test_nobodys_visitor_changes_no_user() -> None:

@@ -187,6 +187,27 @@ async def test_address_that_nobody_made_for_us_is_answered(query: str, looker: L
             links_of(answer.text, path)
 
 
+@pytest.mark.parametrize(
+    ("digits", "shown"),
+    [("1" * 400 + ".5", "1" * 30), ("9" * 5_000, "9" * 30), ("1e400", "1" + "0" * 30)],
+)
+async def test_number_that_python_cannot_hold_is_shown_by_its_digits(
+    digits: str, shown: str, database: str
+) -> None:
+    said = f'"userId":"u1","groupId":"g1","event":"Order Completed","%s":{{"plan":{digits}}}'
+    parts = {"identify": "traits", "group": "traits", "track": "properties"}
+    await store(
+        database,
+        [f'{{"type":"{type_}",{said % part}}}'.encode() for type_, part in parts.items()],
+    )
+    async with looking(database) as looker:
+        for path in ("/", "/users", "/user?id=u1", "/groups", "/group?id=g1", "/users.csv"):
+            await looker.page(path)
+        for path in ("/api/feed", "/api/users", "/api/user?id=u1", "/api/groups"):
+            assert (await looker.get(path)).status_code == 200, path
+        assert shown in (await looker.page("/user?id=u1"))
+
+
 async def test_no_cell_of_the_export_is_a_formula(database: str) -> None:
     await store_calls(database, [
         {"type": "identify", "userId": "=cmd|' /C calc'!A0", "traits": {"name": "@SUM(1)"}},

@@ -3,14 +3,17 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import cast
 
 import httpx
+import pytest
 
-from dashboard.events import Events, Lines
+from consumer.errors import TransientSinkError
+from dashboard.events import Events, Line, Lines
 from dashboard.live import Live
 from tests.dashboard.endpoint import endpoint
 from tests.dashboard.looking import Looker, looking, store_calls
@@ -59,25 +62,76 @@ async def test_event_is_on_the_page_a_moment_after_it_is_stored(database: str) -
     assert seconds < 5.0
 
 
+class Feed:
+    """The end of a feed, by a script: what each look finds, or how it fails."""
+
+    def __init__(self, *script: Sequence[str] | Exception) -> None:
+        self.looks = 0
+        self.heeds_cancelling = True
+        self._script = list(script)
+
+    async def feed(self, *_: object) -> Lines:
+        self.looks += 1
+        try:
+            await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            if self.heeds_cancelling:
+                raise
+            raise TransientSinkError("the connection has gone") from None
+        found = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        if isinstance(found, Exception):
+            raise found
+        lines = [SimpleNamespace(place=place, received_at=datetime.now(UTC)) for place in found]
+        return Lines(cast("list[Line]", lines), None, None)
+
+
+def live_of(feed: Feed, stop: asyncio.Event | None = None) -> Live:
+    return Live(cast("Events", feed), stop or asyncio.Event())
+
+
 async def test_who_comes_as_the_last_one_leaves_is_told_too() -> None:
-    looks = 0
-
-    class Feed:
-        async def feed(self, *_: object) -> Lines:
-            nonlocal looks
-            looks += 1
-            await asyncio.sleep(0)
-            return Lines([], None, None)
-
-    stop = asyncio.Event()
-    live = Live(cast("Events", Feed()), stop)
+    feed, stop = Feed([]), asyncio.Event()
+    live = live_of(feed, stop)
     async with live.watching():
         pass
-    before = looks
+    before = feed.looks
     async with asyncio.timeout(30), live.watching() as queue:
-        assert looks > before
+        assert feed.looks > before
         stop.set()
         assert await queue.get() == []
+
+
+async def test_stream_ends_where_looking_breaks_and_where_it_has_been_stopped() -> None:
+    live = live_of(Feed(ValueError("a bug")))
+    async with asyncio.timeout(30), live.watching() as queue:
+        assert await queue.get() == []
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(30), live_of(Feed([]), stop).watching() as queue:
+        assert await queue.get() == []
+
+
+async def test_nobody_looks_for_those_who_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboard.live._AWAY_SECONDS", 0.01)
+    feed = Feed([])
+    live = live_of(feed)
+    feed.heeds_cancelling = False
+    async with asyncio.timeout(30), live.watching():
+        # The look that is under way is cancelled, and goes on all the same.
+        before = feed.looks
+        while feed.looks == before:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+    left = feed.looks
+    await asyncio.sleep(1)
+    assert feed.looks <= left + 1
+
+
+async def test_what_comes_after_an_outage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboard.live._AWAY_SECONDS", 0.01)
+    feed = Feed(TransientSinkError("away"), ["a"], ["b", "a"])
+    async with asyncio.timeout(30), live_of(feed).watching() as queue:
+        assert feed.looks > 1, "it said hello before it had seen what is there"
+        assert [line.place for line in await queue.get()] == ["b"]
 
 
 async def test_filters_hold_for_what_arrives(database: str) -> None:

@@ -1,0 +1,35 @@
+"""JSON as Postgres gives it back: it keeps numbers that Python's floats and integers do not."""
+
+import json
+import math
+from typing import Any
+
+import msgspec
+
+
+def decoded(raw: str) -> Any:  # noqa: ANN401 - whatever was sent
+    """Decode a value; a number that Python cannot hold becomes its digits, a string.
+
+    Raises:
+        msgspec.DecodeError: It is no JSON, since it was cut.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.ValidationError:
+        try:
+            return json.loads(raw, parse_int=_integer, parse_float=_fraction)
+        except ValueError as error:
+            raise msgspec.DecodeError(str(error)) from error
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        # Longer than the interpreter reads.
+        return digits
+
+
+def _fraction(digits: str) -> float | str:
+    value = float(digits)
+    return value if math.isfinite(value) else digits
