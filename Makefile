@@ -10,7 +10,7 @@ export VIRTUAL_ENV :=
 	rules test-deploy image sbom images test-containers chaos mutants
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: .venv/.synced ## Create .venv with the windsor command, from the lock
 
@@ -34,7 +34,7 @@ FIRST_RELEASE = $(wildcard $(addprefix schemas/migrations/,0001_* 0002_* 0003_* 
 SQUAWK_FIRST = require-concurrent-index-creation,adding-field-with-default,require-lock-timeout,require-statement-timeout,prefer-bigint-over-int
 LATER = $(filter-out $(FIRST_RELEASE),$(wildcard schemas/migrations/*.sql))
 
-check: setup ## Format, lint, types and import contracts
+check: setup ## Format, lint, types, import contracts and migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -237,7 +237,7 @@ class DeadLetters:
         for some in _within_bytes(letters):
             rows = await self._fetch(_SQL["records"], [letter.id for letter in some])
             records = {row["id"]: _stored_record(row) for row in rows}
-            # One that is gone was erased meanwhile.
+            # An operator may have deleted a row meanwhile.
             yield [(letter, records[letter.id]) for letter in some if letter.id in records]
 
     async def same_value(self, letter: DeadLetter) -> list[DeadLetter]:

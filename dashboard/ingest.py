@@ -6,8 +6,8 @@ The way of a request: path → token → body, within bounds → calls, stamped 
 A plain ASGI app before the pages': routing, parsing and answering by a framework would take
 as long as all the rest.
 
-Source: https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/ and the
-contract, section 3.5.
+Source: https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/;
+docs/endpoint.md, "Answers".
 """
 
 import asyncio

@@ -1,7 +1,9 @@
 """The endpoint as an OpenAPI document, made from structs: `/openapi.json`.
 
-The structs say what senders should send; the endpoint takes more (the contract, section 1.1: ids in
-snake_case, types in any case, unknown fields), so nothing is decoded into them.
+The structs say what senders should send; the endpoint takes more (ids in snake_case, types
+in any case, unknown fields), so nothing is decoded into them.
+
+Source: docs/contract.md, "The fields of a call".
 """
 
 from importlib.metadata import version

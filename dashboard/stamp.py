@@ -4,7 +4,7 @@ Each call is stamped as Segment stamps it, and then read by the worker's own dec
 accepted here is no dead letter there. Of a call only its top level is taken apart; what lies
 below is copied as it was sent.
 
-Source: https://segment.com/docs/connections/spec/common/ and the contract, sections 1.2, 3.5.
+Source: https://segment.com/docs/connections/spec/common/; docs/endpoint.md, "What is stamped".
 """
 
 from collections.abc import Iterator, Sequence

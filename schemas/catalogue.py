@@ -1,9 +1,9 @@
 """The built-in catalogue of well-known events: what kind each is, and how it is told.
 
-The category decides an identity (the contract, section 1.1): a track of the categories
-email, support, payment or sms that has no `userId` belongs to the contact that it names,
-even where it has an `anonymousId`, for the tools that send such events make that up. So the
-catalogue is conservative: what a visitor does in a browser with a contact at hand (a form,
+The category decides an identity (docs/identity.md, "Calls and identities"): a track of the
+categories email, support, payment or sms that has no `userId` belongs to the contact that it
+names, even where it has an `anonymousId`, for the tools that send such events make that up. So
+the catalogue is conservative: what a visitor does in a browser with a contact at hand (a form,
 an order, `Payment Info Entered`, `Newsletter Subscribed`) stays analytics, and what it does
 not know is analytics.
 

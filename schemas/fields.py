@@ -2,7 +2,7 @@
 
 `schemas.segment` has the same fields as they are decoded; a test fails when the two part.
 
-Source: the contract, sections 1.1, 1.2, 1.4, 2 and 3.4.
+Source: docs/identity.md, "Ids", "The clock"; docs/contract.md, "What is refused".
 """
 
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias

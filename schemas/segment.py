@@ -4,7 +4,7 @@ Parts that are stored as they are (`properties`, `context`, `traits`) stay raw J
 fields whose type senders get wrong are read as anything, to be refused with a clear word
 rather than by a decoding error.
 
-Source: https://segment.com/docs/connections/spec/common/ and the contract, sections 1.1, 3.4.
+Source: https://segment.com/docs/connections/spec/common/; docs/contract.md, "The fields of a call".
 """
 
 from typing import Any

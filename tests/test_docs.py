@@ -11,11 +11,14 @@ from prometheus_client import CollectorRegistry
 
 from consumer import schema, verify
 from consumer.cli import _parser
-from consumer.core.decode import DecodeRules
+from consumer.core.call import Call
+from consumer.core.decode import Decoder, DecodeRules
 from consumer.kafka import sender
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 from dashboard.metrics import EndpointMetrics
+from tests.model import model_of
+from tests.worlds import WorldRecord
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -129,7 +132,66 @@ def test_there_are_queries() -> None:
     assert len(QUERIES) >= 6
 
 
-PAGES = [ROOT / "README.md", ROOT / "deploy/README.md", *sorted(DOCS.rglob("*.md"))]
+async def test_every_column_of_the_views_is_documented(database: str) -> None:
+    sections = re.findall(
+        r"^### `windsor\.(\w+)`\n(.*?)(?=^##|\Z)",
+        (DOCS / "data-model.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    documented = {
+        (view, *row)
+        for view, text in sections
+        for row in re.findall(r"^\| `(\w+)` \| (\w+) \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE)
+    }
+    connection = await asyncpg.connect(database)
+    try:
+        rows = await connection.fetch(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns"
+            " WHERE table_schema = 'windsor'"
+        )
+    finally:
+        await connection.close()
+
+    short = {"timestamp with time zone": "timestamptz"}
+    assert documented == {
+        (view, column, short.get(type_, type_)) for view, column, type_ in map(tuple, rows)
+    }
+
+
+EXAMPLES = re.findall(
+    r"```jsonl\n(.*?)```(.*?)(?=```jsonl|\Z)", (DOCS / "identity.md").read_text(), re.DOTALL
+)
+
+
+@pytest.mark.parametrize(("lines", "after"), EXAMPLES)
+def test_example_of_identities_holds(lines: str, after: str) -> None:
+    decoder = Decoder()
+    records = [WorldRecord(line.encode(), at) for at, line in enumerate(lines.splitlines())]
+    calls = [call for record in records for call in decoder.decode(record)]
+    shown = re.findall(r"^\| `(\w+)` \| `(\S+)` \| `(\S+)` \|$", after, re.MULTILINE)
+
+    found = model_of([call for call in calls if isinstance(call, Call)])["user_ids"]
+    assert len(calls) == len(records)
+    assert shown == sorted((row["kind"], row["value"], row["user_id"]) for row in found)
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 2
+
+
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "deploy/README.md", *sorted(DOCS.rglob("*.md"))]
+FOLDERS = ("bench", "consumer", "dashboard", "demo", "deploy", "docs", "schemas", "tests")
+SOURCES = [
+    *PAGES,
+    ROOT / "Makefile",
+    ROOT / "pyproject.toml",
+    *(
+        file
+        for folder in FOLDERS
+        for file in sorted((ROOT / folder).rglob("*"))
+        if file.suffix in {".py", ".sql", ".yaml", ".sh"} and "node_modules" not in file.parts
+    ),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -140,6 +202,24 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not leads_somewhere(page, link)] == []
 
 
+def test_what_sources_refer_to_is_in_this_repository() -> None:
+    elsewhere = re.compile(r"the\s+contract(?:,|'s)\s+sections?\s+\d")
+    reference = re.compile(r"((?:docs/[\w/-]+|README|CONTRIBUTING)\.md)((?:,\s+\"[^\"]+\")+)")
+    found = 0
+    wrong = []
+    for source in SOURCES:
+        text = source.read_text()
+        wrong += [f"{source}: {words}" for words in elsewhere.findall(text)]
+        for page, headings in reference.findall(text):
+            for heading in re.findall(r'"([^"]+)"', headings):
+                found += 1
+                if " ".join(heading.split()) not in headings_of(ROOT / page):
+                    wrong.append(f"{source}: {page} has no heading {heading!r}")
+
+    assert wrong == []
+    assert found >= 10, "references are written otherwise"
+
+
 def leads_somewhere(page: Path, link: str) -> bool:
     name, _, anchor = link.partition("#")
     target = page.parent / name if name else page
@@ -148,5 +228,10 @@ def leads_somewhere(page: Path, link: str) -> bool:
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings_of(page)
+    }
+
+
+def headings_of(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE) if page.exists() else []

@@ -278,7 +278,7 @@ async def test_missing_right_to_read_ends_the_worker(
             raise TopicAuthorizationFailedError("calls")
 
         monkeypatch.setattr(read.source._consumer, "getmany", refuse)  # noqa: SLF001
-        with pytest.raises(SourceError, match="gives us no right to the topic calls: grant Read"):
+        with pytest.raises(SourceError, match="denies us the topic calls: grant Read"):
             await read.poll()
 
 

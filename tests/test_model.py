@@ -1,7 +1,9 @@
-"""The reference model, sentence by sentence: what it says is what the contract says.
+"""The reference model, sentence by sentence: what it says is what the documents say.
 
 Every other proof holds the worker against the model, so the model is held against the
-contract here: one example a sentence of its sections 1 and 3.1, in the words of the senders.
+documents here: one example a sentence, in the words of the senders.
+
+Source: README.md, "The one rule"; docs/identity.md; docs/data-model.md.
 """
 
 import itertools
@@ -100,7 +102,7 @@ def traits(user: str, *sent: Row) -> Row:
     return found
 
 
-# 1, the log: distinct calls, in clock order ------------------------------------------------------
+# The log: distinct calls, in clock order ----------------------------------------------------------
 
 
 def test_nothing_stored_is_nothing_shown() -> None:
@@ -151,7 +153,7 @@ def test_message_id_names_one_call_a_week_and_weeks_begin_on_monday_utc() -> Non
     assert len(views({**track(-0.000_001, "u1"), **same}, {**last, **same})["feed"]) == 2
 
 
-# 1.1, identities and users -----------------------------------------------------------------------
+# Identities and users -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_merged_user_is_identified_by_either() -> None:
     assert users(identify(1, "u1"), alias(2, "u2", "u1"))["u2"]["identified"] is True
 
 
-# 1.1, traits: key by key, by clock, over all identities ------------------------------------------
+# Traits: key by key, by clock, over all identities ------------------------------------------------
 
 
 def test_traits_are_set_key_by_key() -> None:
@@ -291,7 +293,7 @@ def test_traits_come_from_identify_calls_only(type_: str) -> None:
     assert traits("u1", sent) == {}
 
 
-# 1.1, columns of users ---------------------------------------------------------------------------
+# Columns of users ---------------------------------------------------------------------------------
 
 
 def test_columns_show_the_text_as_sent() -> None:
@@ -357,7 +359,7 @@ def test_email_falls_back_to_the_name_of_the_merged_user_only() -> None:
     assert found["u1"]["email"] is None
 
 
-# 1.1, groups -------------------------------------------------------------------------------------
+# Groups -------------------------------------------------------------------------------------------
 
 
 def test_newer_group_call_replaces_the_one_group() -> None:
@@ -406,7 +408,7 @@ def test_context_group_id_sets_nothing() -> None:
     assert (found["users"][0]["group_id"], found["groups"]) == (None, [])
 
 
-# 1.1, alias --------------------------------------------------------------------------------------
+# Alias --------------------------------------------------------------------------------------------
 
 
 def test_alias_merges_the_user_of_previous_id_into_the_user_of_user_id() -> None:
@@ -519,7 +521,7 @@ def test_chain_of_visitors_and_aliases_ends_at_one_user() -> None:
     assert feed_owners(*sent) == {"m1": "u3", "m2": "u3"}
 
 
-# 1.1, contacts -----------------------------------------------------------------------------------
+# Contacts -----------------------------------------------------------------------------------------
 
 
 def test_contact_belongs_to_the_greatest_clock_identify_that_claimed_it() -> None:
@@ -597,7 +599,7 @@ def test_delivered_email_belongs_to_the_contact_not_to_the_visitor_it_names() ->
     assert views(sent)["feed"][0]["anonymous_id"] == "v1"
 
 
-# 1.1, seen ---------------------------------------------------------------------------------------
+# Seen ---------------------------------------------------------------------------------------------
 
 
 def test_seen_times_are_of_calls_of_any_type_over_all_identities() -> None:
@@ -632,7 +634,7 @@ def test_user_that_only_a_previous_id_names_was_never_seen_until_merged() -> Non
     assert (found["first_seen_at"], found["last_seen_at"]) == (us(1), us(1))
 
 
-# 3.1, user_ids and feed --------------------------------------------------------------------------
+# The views user_ids and feed ----------------------------------------------------------------------
 
 
 def test_user_row_has_the_least_clock_call_that_names_it() -> None:
@@ -679,7 +681,7 @@ def test_row_of_the_feed_is_the_call() -> None:
     }]  # fmt: skip
 
 
-# 1.4, audiences ----------------------------------------------------------------------------------
+# Audiences ----------------------------------------------------------------------------------------
 
 
 def test_audience_sync_is_an_ordinary_trait_and_lists_the_audience() -> None:

@@ -303,7 +303,7 @@ async def test_worker_before_the_migration_waits_and_says_for_what(
         )
         async with consuming(settings_for(kafka_server, "calls", roles.worker)) as client:
             line = (
-                "waiting for the database: Postgres gives us no right: permission denied for table"
+                "waiting for the database: Postgres denies us a right: permission denied for table"
                 " migrations: deploy/roles.sql says which role may do what, and `windsor migrate`"
                 " grants it"
             )
@@ -318,7 +318,7 @@ async def test_migration_by_another_role_is_one_line(roles: Roles) -> None:
 
     assert ran.exit_code == 1
     assert ran.err == (
-        "windsor: Postgres gives us no right: permission denied for database"
+        "windsor: Postgres denies us a right: permission denied for database"
         f" {roles.admin.partition('?')[0].rpartition('/')[2]}: deploy/roles.sql says which role may"
         " do what, and `windsor migrate` grants it\n"
     )

@@ -1,4 +1,4 @@
-"""Rule 1: the views are what the distinct calls give, one at a time, in clock order.
+"""The one rule: the views are what the distinct calls give, one at a time, in clock order.
 
 Worlds are delivered in random orders, with duplicates, in random batches, by several writers
 at once, through the real write path into a real Postgres; every view equals the model.

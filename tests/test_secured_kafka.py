@@ -163,10 +163,10 @@ def hung_up(protocol: str) -> str:
 
 
 NO_GROUP = (
-    "gives us no right to the group {0}: grant Read on the group, as docs/settings.md says,"
+    "denies us the group {0}: grant Read on the group, as docs/settings.md says,"
     " or check WINDSOR_KAFKA_GROUP_ID"
 )
-NO_TOPIC = "gives us no right to the topic {0}: grant Read on the topic, as docs/settings.md says"
+NO_TOPIC = "denies us the topic {0}: grant Read on the topic, as docs/settings.md says"
 OUR_CERTIFICATE = (
     "refuses our certificate, which has expired or is signed by nobody it trusts: renew"
     " WINDSOR_KAFKA_SSL_CERTFILE and WINDSOR_KAFKA_SSL_KEYFILE"
@@ -360,7 +360,7 @@ async def test_worker_whose_right_is_taken_away_ends_with_one_line(
 
     with pytest.raises(SourceError) as error:
         await asyncio.wait_for(worker, 30)
-    assert str(error.value).startswith(f"Kafka at {world.kafka.sasl} gives us no right to the ")
+    assert str(error.value).startswith(f"Kafka at {world.kafka.sasl} denies us the ")
 
 
 # What else connects -------------------------------------------------------------------------------
@@ -400,14 +400,14 @@ async def test_dead_letter_is_sent_again_over_sasl_ssl(
         refused = await windsor("dead-letters", "replay", "1", **settings)
         assert refused.exit_code == 1
         assert refused.err == (
-            f"windsor: Kafka at {world.kafka.sasl} gives us no right to send: grant Write on the"
+            f"windsor: Kafka at {world.kafka.sasl} does not let us send: grant Write on the"
             " topic, as docs/settings.md says\n"
         )
         # A right to send elsewhere is none here.
         await grant(world.kafka, "windsor", Resource.TOPIC, "elsewhere", Operation.WRITE)
         refused = await windsor("dead-letters", "replay", "1", **settings)
         assert refused.exit_code == 1
-        assert "Kafka gives us no right to send: grant Write on the topic" in refused.err
+        assert "Kafka does not let us send: grant Write on the topic" in refused.err
 
         await grant(world.kafka, "windsor", Resource.TOPIC, topic, Operation.WRITE)
         sent = await windsor("dead-letters", "replay", "1", **settings)

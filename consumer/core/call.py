@@ -4,7 +4,7 @@ A *record* is what Kafka delivers. Decoding turns it into one or more outcomes: 
 `Call` (one Segment message, normalised), a `Rejected` (a dead letter to be), or a
 `Skipped` (neither stored nor an error, but counted).
 
-Source: the contract, sections 1.1 to 1.3 and 2.
+Source: docs/identity.md, "Calls and identities"; docs/contract.md, "What is refused".
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ class Identity(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """The position of a call in the log; compares as the contract's section 1 says.
+    """The position of a call in the log; compares as docs/identity.md, "The clock", says.
 
     Code points of a `str` order as its UTF-8 bytes do, so tuples compare as Postgres
     compares `(timestamptz, text COLLATE "C")`.

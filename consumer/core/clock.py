@@ -1,6 +1,6 @@
 """Timestamps in all the shapes that senders use, as microseconds since the epoch.
 
-Source: the contract, section 1.2.
+Source: docs/identity.md, "The clock".
 """
 
 import re

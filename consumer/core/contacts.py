@@ -1,6 +1,6 @@
 """Emails and phones, compared as what they mean.
 
-Source: the contract, section 1.1 (contacts, emails and phones).
+Source: docs/identity.md, "Contacts".
 """
 
 from collections.abc import Iterable, Mapping

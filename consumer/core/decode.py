@@ -8,7 +8,7 @@ and only a suspicious call takes the slow, exact path.
 The path that nearly every call takes is held to some ten microseconds (`make bench`), which
 is why a few lines here prefer the interpreter's fast forms; a comment says where.
 
-Source: the contract, sections 1.1 to 1.4, 2 and 3.4.
+Source: docs/contract.md, "What the topic accepts"; docs/identity.md, "Calls and identities".
 """
 
 import math
@@ -78,7 +78,7 @@ _EXPIRED: Final = Skipped("expired")
 
 
 class DecodeRules(NamedTuple):
-    """What may be set of the contract's limits; each has the contract's default."""
+    """What may be set of the decoder's limits. Source: docs/settings.md, "Limits, and why"."""
 
     blocked_ids: frozenset[str] = BLOCKED_IDS
     """In lower case."""

@@ -5,7 +5,7 @@ calls that set it, so a batch folds to one `Delta` an identity, whatever the ord
 calls, and a delta joins what is stored, whatever was written in between. Only merges have
 an order; `consumer.core.merge` applies those.
 
-Source: the contract, sections 1.1 and 1.4.
+Source: docs/identity.md, "Calls and identities"; docs/decisions/0001-state-per-identity.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,6 +1,6 @@
 """Ids: strings or integers, trimmed, of bounded length, and never a junk id by mistake.
 
-Source: the contract, section 1.1 (ids).
+Source: docs/identity.md, "Ids".
 """
 
 from typing import Final

@@ -10,7 +10,8 @@ handed back to be recomputed from what is stored:
 - `rename`: users in which an alias arrived late. Membership does not depend on the order
   of aliases; the merged user's name does.
 
-Source: the contract, section 1.1 (join, alias, contacts, a visitor).
+Source: docs/identity.md, "Visitors", "Aliases", "Contacts";
+docs/decisions/0001-state-per-identity.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

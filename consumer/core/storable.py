@@ -3,7 +3,7 @@
 A call is scanned once (`check_call`), and each part that is stored for large exponents; only one
 that may hold something that jsonb refuses takes the slow, exact path.
 
-Source: the contract, section 2.
+Source: docs/contract.md, "What is refused".
 """
 
 import re

@@ -11,7 +11,7 @@ later is not counted; it is rare by design.
 Records that were not delivered yet count as good, so a few bad ones at the start cannot stop
 anything: with the defaults it takes 501 dead records among any 1,000 in a row.
 
-Source: the contract, section 2.
+Source: docs/operate.md, "The safety valve".
 """
 
 from collections import deque

@@ -111,15 +111,15 @@ def _refusal(error: BaseException, options: KafkaOptions) -> str | None:
             said = f"does not offer {options.sasl_mechanism}: check WINDSOR_KAFKA_SASL_MECHANISM"
         case kafka_errors.TopicAuthorizationFailedError():
             topics = ", ".join(map(str, error.args)) or options.topics
-            said = f"gives us no right to the topic {topics}: {_grant_read('topic')}"
+            said = f"denies us the topic {topics}: {_grant_read('topic')}"
         case kafka_errors.GroupAuthorizationFailedError():
             said = (
-                f"gives us no right to the group {options.group_id}: {_grant_read('group')},"
+                f"denies us the group {options.group_id}: {_grant_read('group')},"
                 " or check WINDSOR_KAFKA_GROUP_ID"
             )
         case kafka_errors.ClusterAuthorizationFailedError():
             # Without a right to send anywhere there is not even a producer's id.
-            said = f"gives us no right to send: grant Write on the topic, {_AS_DOCUMENTED}"
+            said = f"does not let us send: grant Write on the topic, {_AS_DOCUMENTED}"
     return said
 
 

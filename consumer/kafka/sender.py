@@ -200,6 +200,6 @@ def _send_error(error: BaseException) -> WindsorError:
         return RecordRefusedError(f"Kafka refuses it: {words}")
     if isinstance(error, kafka_errors.TopicAuthorizationFailedError):
         return SourceError(
-            "Kafka gives us no right to send: grant Write on the topic, as docs/settings.md says"
+            "Kafka does not let us send: grant Write on the topic, as docs/settings.md says"
         )
     return SourceError(f"Kafka did not take the records: {words}: look at the broker, try again")

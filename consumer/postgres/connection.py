@@ -92,7 +92,7 @@ def _refusal(error: Exception, state: str) -> str | None:
         return f"Postgres refuses us: {error}: check WINDSOR_DATABASE_URL, and pg_hba.conf there"
     if state == "42501":
         return (
-            f"Postgres gives us no right: {error}: deploy/roles.sql says which role may do what,"
+            f"Postgres denies us a right: {error}: deploy/roles.sql says which role may do what,"
             " and `windsor migrate` grants it"
         )
     return None

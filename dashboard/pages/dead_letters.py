@@ -95,7 +95,7 @@ class DeadLetterPages:
                 section="Dead letters",
                 mark="dead",
                 title="There is no such dead letter",
-                words="Perhaps it was erased with its user.",
+                words="An operator may have deleted its row.",
                 href="/dead-letters",
                 link="Look at all dead letters",
             )

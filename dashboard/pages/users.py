@@ -286,7 +286,7 @@ class UserPages:
             section="Users",
             mark="search",
             title="Nobody has this id",
-            words=f"There is no {one_line(id_) or 'such id'}: it was erased, or is misspelled.",
+            words=f"There is no {one_line(id_) or 'such id'}. Upper and lower case differ.",
             href="/users",
             link="Look at everyone",
         )

@@ -1,6 +1,6 @@
 -- The log of calls, and the projections that are kept of it.
 --
--- `windsor` holds the public views (the contract, section 3.1); `windsor_private` the tables.
+-- `windsor` holds the public views (docs/data-model.md); `windsor_private` the tables.
 -- There are no foreign keys between hot tables: a check would lock the row that it looks at,
 -- and `windsor verify` proves more than they could.
 
