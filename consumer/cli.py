@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from consumer import app, dead_letters_command
 from consumer.errors import ConfigError, WindsorError
 from consumer.log import configure_logging
+from consumer.options import check_settings, kafka_options
 from consumer.schema import migrate
 from consumer.settings import Settings, load_settings, require
 from consumer.status import status
@@ -147,7 +148,7 @@ def _sources(settings: Settings, options: argparse.Namespace) -> int:
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
     require(settings, "database_url")
-    kafka = app.kafka_options(settings) if settings.kafka_bootstrap_servers else None
+    kafka = kafka_options(settings) if settings.kafka_bootstrap_servers else None
     found = _complete(status(str(settings.database_url), kafka))
     print(found.json() if options.json else found.text())
     for line in found.problems:
@@ -156,7 +157,7 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _check_config(settings: Settings, _: argparse.Namespace) -> int:
-    app.check_settings(settings)
+    check_settings(settings)
     print("the settings are complete")
     return OK
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, get_args
 
-from consumer.app import kafka_options
 from consumer.core.call import RejectReason
 from consumer.dead_letters import (
     Counts,
@@ -29,6 +28,7 @@ from consumer.dead_letters import (
 )
 from consumer.errors import ConfigError
 from consumer.kafka import open_sender
+from consumer.options import kafka_options
 from consumer.settings import Settings, require
 from consumer.terminal import printable, progress
 

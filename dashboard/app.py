@@ -13,11 +13,12 @@ from prometheus_client.process_collector import ProcessCollector
 from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from consumer.app import decode_rules, kafka_options, stop_on_signals
+from consumer.app import stop_on_signals
 from consumer.errors import ConfigError, SchemaError, TransientSinkError
 from consumer.health import Probe, health_app, serving
 from consumer.kafka.options import names_of, reads_topic
 from consumer.kafka.publisher import Publisher
+from consumer.options import decode_rules, kafka_options
 from consumer.schema import check_schema
 from consumer.settings import Settings, require
 from dashboard import pages
