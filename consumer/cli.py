@@ -17,7 +17,6 @@ from consumer.schema import migrate
 from consumer.settings import Settings, load_settings, require
 from consumer.status import status
 from consumer.verify import verify_database
-from dashboard import sources_command
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -79,11 +78,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     status_ = add("status", _status, "schema, lag, freshness and dead letters")
     status_.add_argument("--json", action="store_true", help="for a program")
-    sources_command.add_arguments(
+    _add_sources_arguments(
         add("sources", _sources, "who may send calls to the endpoint: make, list and revoke tokens")
     )
     add("check-config", _check_config, "read the settings and say what is wrong with them")
     return parser
+
+
+def _add_sources_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser of `windsor sources` its commands; what they do is the dashboard's."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="sources_command")
+
+    def add(name: str, help_: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help_, description=help_)
+
+    added = add("add", "make a source and its token, which is shown once")
+    added.add_argument("name", help="for people: where the calls come from")
+    added.add_argument(
+        "--calls-per-second-max",
+        type=_rate,
+        metavar="CALLS",
+        help="for this source alone (default: WINDSOR_ENDPOINT_CALLS_PER_SECOND_MAX)",
+    )
+    listed = add("list", "one line each, those in use first")
+    listed.add_argument("--json", action="store_true", help="one JSON object a line")
+    revoked = add("revoke", "take a source's token back, at once and for good")
+    revoked.add_argument("source", help="its name, or its id as `list` shows it")
+
+
+def _rate(text: str) -> int:
+    rate = int(text)
+    if not 1 <= rate <= 1_000_000:  # noqa: PLR2004 - a million is faster than any endpoint
+        raise argparse.ArgumentTypeError("from 1 to 1000000")
+    return rate
 
 
 def _run(settings: Settings, _: argparse.Namespace) -> int:
@@ -142,8 +169,11 @@ def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _sources(settings: Settings, options: argparse.Namespace) -> int:
+    # Likewise.
+    from dashboard.sources_command import COMMANDS  # noqa: PLC0415
+
     require(settings, "database_url")
-    return int(_complete(options.sources_command(settings, options)))
+    return int(_complete(COMMANDS[options.sources_command](settings, options)))
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:

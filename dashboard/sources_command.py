@@ -1,9 +1,9 @@
-"""`windsor sources`: its arguments, and what it prints."""
+"""`windsor sources`: what its commands do, and print."""
 
 import argparse
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -17,32 +17,6 @@ from dashboard.setup import snippets
 from dashboard.tokens import Source, generate, list_sources, revoke
 
 _OK: Final = 0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser of `windsor sources` its commands.
-
-    Each sets `sources_command`, which takes the settings and the options.
-    """
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: Callable[..., Any], help_: str) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=help_, description=help_)
-        found.set_defaults(sources_command=command)
-        return found
-
-    added = add("add", _add, "make a source and its token, which is shown once")
-    added.add_argument("name", help="for people: where the calls come from")
-    added.add_argument(
-        "--calls-per-second-max",
-        type=_rate,
-        metavar="CALLS",
-        help="for this source alone (default: WINDSOR_ENDPOINT_CALLS_PER_SECOND_MAX)",
-    )
-    listed = add("list", _list, "one line each, those in use first")
-    listed.add_argument("--json", action="store_true", help="one JSON object a line")
-    revoked = add("revoke", _revoke, "take a source's token back, at once and for good")
-    revoked.add_argument("source", help="its name, or its id as `list` shows it")
 
 
 async def _add(settings: Settings, options: argparse.Namespace) -> int:
@@ -125,8 +99,11 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _rate(text: str) -> int:
-    rate = int(text)
-    if not 1 <= rate <= 1_000_000:  # noqa: PLR2004 - a million is faster than any endpoint
-        raise argparse.ArgumentTypeError("from 1 to 1000000")
-    return rate
+COMMANDS: Final[
+    Mapping[str, Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]]
+] = {
+    "add": _add,
+    "list": _list,
+    "revoke": _revoke,
+}
+"""What each command does; `consumer.cli` has their arguments."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -105,3 +106,14 @@ def fetch(url: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def test_worker_does_without_the_dashboard() -> None:
+    loaded = "print([name for name in sys.modules if name.split('.')[0] == 'dashboard'])"
+
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys, consumer.cli; consumer.cli._parser(); {loaded}"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+
+    assert ran.stdout == "[]\n"
