@@ -5,16 +5,17 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from getpass import getpass
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from consumer import app, dead_letters_command
-from consumer.errors import ConfigError, WindsorError
+from consumer.errors import ConfigError, WindsorError, check_all
 from consumer.log import configure_logging
-from consumer.options import check_settings, kafka_options
+from consumer.options import check_database, check_kafka, check_settings, kafka_options
 from consumer.schema import migrate
-from consumer.settings import Settings, load_settings, require
+from consumer.settings import Settings, load_settings, read_settings
 from consumer.status import status
 from consumer.verify import verify_database
 
@@ -25,9 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code is returned."""
     options = _parser().parse_args(arguments)
     try:
-        settings = load_settings(os.environ)
-        configure_logging(settings.log_format, settings.log_level)
-        exit_code: int = options.command(settings, options)
+        exit_code: int = options.command(options)
         sys.stdout.flush()
     except ConfigError as error:
         for line in str(error).splitlines():
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Callable[..., int], help_: str) -> argparse.ArgumentParser:
         found = commands.add_parser(name, help=help_, description=help_)
-        found.set_defaults(command=command)
+        found.set_defaults(command=partial(_with_settings, command))
         return found
 
     add("run", _run, "everything on this machine: Kafka, Postgres, the worker and a story")
@@ -81,8 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_sources_arguments(
         add("sources", _sources, "who may send calls to the endpoint: make, list and revoke tokens")
     )
-    add("check-config", _check_config, "read the settings and say what is wrong with them")
+    check = add("check-config", _check_config, "read the settings and say what is wrong with them")
+    check.set_defaults(command=_check_config)
+    check.add_argument(
+        "--only", choices=("consume", "dashboard"), help="what this command needs (default: both)"
+    )
     return parser
+
+
+def _with_settings(command: Callable[..., int], options: argparse.Namespace) -> int:
+    settings = load_settings(os.environ)
+    configure_logging(settings.log_format, settings.log_level)
+    return command(settings, options)
 
 
 def _add_sources_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,21 +159,21 @@ def _asked_password() -> str:
 
 
 def _migrate(settings: Settings, _: argparse.Namespace) -> int:
-    require(settings, "database_url")
+    check_database(settings)
     applied = _complete(migrate(str(settings.database_url)))
     print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
     return OK
 
 
 def _verify(settings: Settings, options: argparse.Namespace) -> int:
-    require(settings, "database_url")
+    check_database(settings)
     report = _complete(verify_database(str(settings.database_url), repair=options.repair))
     print(report.text())
     return OK if options.repair or not report.differences else FAILED
 
 
 def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
-    require(settings, "database_url")
+    check_database(settings)
     return int(_complete(options.dead_letters_command(settings, options)))
 
 
@@ -172,13 +181,16 @@ def _sources(settings: Settings, options: argparse.Namespace) -> int:
     # Likewise.
     from dashboard.sources_command import COMMANDS  # noqa: PLC0415
 
-    require(settings, "database_url")
+    check_database(settings)
     return int(_complete(COMMANDS[options.sources_command](settings, options)))
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
-    require(settings, "database_url")
-    kafka = kafka_options(settings) if settings.kafka_bootstrap_servers else None
+    check_database(settings)
+    kafka = None
+    if settings.kafka_bootstrap_servers is not None:
+        check_kafka(settings)
+        kafka = kafka_options(settings)
     found = _complete(status(str(settings.database_url), kafka))
     print(found.json() if options.json else found.text())
     for line in found.problems:
@@ -186,8 +198,26 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     return FAILED if found.problems else OK
 
 
-def _check_config(settings: Settings, _: argparse.Namespace) -> int:
-    check_settings(settings)
+def _check_config(options: argparse.Namespace) -> int:
+    # The worker's process does without.
+    from dashboard.app import check_settings as check_dashboard  # noqa: PLC0415
+
+    settings, problems = read_settings(os.environ)
+    checks = {"consume": check_settings, "dashboard": check_dashboard}
+    found: list[str] = []
+    try:
+        check_all(
+            *(
+                partial(check, settings)
+                for name, check in checks.items()
+                if options.only in {None, name}
+            )
+        )
+    except ConfigError as error:
+        # What cannot be read has its default here, of which there is nothing to say.
+        found = [line for line in str(error).splitlines() if line.split(":")[0] not in problems]
+    if lines := [*problems.values(), *found]:
+        raise ConfigError("\n".join(lines))
     print("the settings are complete")
     return OK
 

@@ -1,9 +1,11 @@
 """The settings as the parts of a process want them, and what is wrong with them."""
 
+from consumer.core.contacts import REGIONS
 from consumer.core.decode import DecodeRules
 from consumer.core.policy import BatchLimits, RetryPolicy
 from consumer.core.valve import ValvePolicy
-from consumer.kafka import KafkaOptions, security_of
+from consumer.errors import ConfigError, check_all
+from consumer.kafka import KafkaOptions, check_options
 from consumer.pipeline import PipelineOptions
 from consumer.postgres import PostgresOptions, check_dsn
 from consumer.retention import UpkeepOptions
@@ -81,7 +83,16 @@ def upkeep_options(settings: Settings) -> UpkeepOptions:
 
 
 def decode_rules(settings: Settings) -> DecodeRules:
-    """The part of the settings that decoding needs."""
+    """The part of the settings that decoding needs.
+
+    Raises:
+        ConfigError: There is no such region.
+    """
+    if settings.phone_region is not None and settings.phone_region not in REGIONS:
+        raise ConfigError(
+            "WINDSOR_PHONE_REGION: must be a country's two letters by ISO 3166, such as US or GB"
+            f" (is {settings.phone_region!r})"
+        )
     return DecodeRules(
         blocked_ids=settings.blocked_ids_set,
         phone_region=settings.phone_region,
@@ -96,8 +107,37 @@ def check_settings(settings: Settings) -> None:
     """Make sure that a worker can start with these, before it asks anybody.
 
     Raises:
-        ConfigError: A setting is missing, or a file that one names cannot be used.
+        ConfigError: A setting is missing or none that can be used; a line for each.
     """
-    require(settings, "kafka_bootstrap_servers", "database_url")
-    security_of(kafka_options(settings))
+    check_all(lambda: check_servers(settings), lambda: decode_rules(settings))
+
+
+def check_servers(settings: Settings) -> None:
+    """Make sure that both servers are named, and in a way that can be used.
+
+    Raises:
+        ConfigError: A line for each fault.
+    """
+    check_all(lambda: check_kafka(settings), lambda: check_database(settings))
+
+
+def check_kafka(settings: Settings) -> None:
+    """Make sure that Kafka is named, and in a way that can be used.
+
+    Raises:
+        ConfigError: A line for each fault.
+    """
+    check_all(
+        lambda: require(settings, "kafka_bootstrap_servers"),
+        lambda: check_options(kafka_options(settings)),
+    )
+
+
+def check_database(settings: Settings) -> None:
+    """Make sure that the database is named, and in a way that can be used.
+
+    Raises:
+        ConfigError: A line for each fault.
+    """
+    require(settings, "database_url")
     check_dsn(str(settings.database_url))
