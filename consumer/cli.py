@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     dead_letters_command.add_arguments(
         add("dead-letters", _dead_letters, "what could not be applied: list, send again, put away")
     )
-    status_ = add("status", _status, "schema, lag, freshness and dead letters")
+    status_ = add("status", _status, "schema, lag, the age of the newest event, and dead letters")
     status_.add_argument("--json", action="store_true", help="for a program")
     _add_sources_arguments(
         add("sources", _sources, "who may send calls to the endpoint: make, list and revoke tokens")
