@@ -22,6 +22,7 @@ from consumer.options import check_servers, decode_rules, kafka_options
 from consumer.schema import check_schema
 from consumer.settings import Settings
 from dashboard import pages
+from dashboard.address import public_url
 from dashboard.catalogue import load_catalogue
 from dashboard.database import SESSION, take_role
 from dashboard.doors import Doors, FromProxy, door_options, proxies_of
@@ -107,7 +108,7 @@ async def serve(
         if started is not None:
             started(port, probes_port)
         if told is not None:
-            told(doors.address(settings.dashboard_url or f"http://{shown_host(settings)}:{port}"))
+            told(doors.address(public_url(settings, port)))
         await stop.wait()
     log.info("dashboard.stopped")
 
@@ -171,14 +172,6 @@ def _endpoint_and_pages(
         hosts = proxied.trusted_hosts
         app = FromProxy(proxied, lambda host: host in hosts)  # type: ignore[arg-type]  # likewise
     return app
-
-
-def shown_host(settings: Settings) -> str:
-    """The host as a browser on this machine reaches it."""
-    host = settings.dashboard_host
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
 
 
 async def _healthy() -> str | None:

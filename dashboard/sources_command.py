@@ -13,6 +13,7 @@ import asyncpg
 from consumer.postgres import FAILURES, Connection, translated
 from consumer.settings import Settings
 from consumer.terminal import printable
+from dashboard.address import public_url
 from dashboard.setup import snippets
 from dashboard.tokens import Source, generate, list_sources, revoke
 
@@ -23,7 +24,7 @@ async def _add(settings: Settings, options: argparse.Namespace) -> int:
     async with _connection(settings) as connection:
         source, token = await generate(connection, options.name, options.calls_per_second_max)
     print(token)
-    curl = snippets(public_url(settings), token)[0].code
+    curl = snippets(public_url(settings, settings.dashboard_port), token)[0].code
     print(
         f"windsor: source {printable(source.name)} ({source.source_id}); its token is shown this"
         f" once. To try it:\n{curl}",
@@ -55,16 +56,6 @@ async def _revoke(settings: Settings, options: argparse.Namespace) -> int:
         source = await revoke(connection, options.source)
     print(f"source {printable(source.name)} ({source.source_id}) revoked")
     return _OK
-
-
-def public_url(settings: Settings) -> str:
-    """Where senders reach the endpoint, as far as the settings tell."""
-    if settings.dashboard_url is not None:
-        return settings.dashboard_url.rstrip("/")
-    host = settings.dashboard_host
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
-        host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.dashboard_port}"
 
 
 @asynccontextmanager

@@ -36,7 +36,8 @@ from consumer.log import configure_logging
 from consumer.options import kafka_options
 from consumer.schema import migrate
 from consumer.settings import Secret, Settings
-from dashboard.app import serve, shown_host
+from dashboard.address import local_url
+from dashboard.app import serve
 from demo.caller import Caller, kept_token, parted, send
 from demo.servers import embedded_kafka, embedded_postgres
 from demo.story import StoryRecord, live, story
@@ -181,7 +182,7 @@ async def _dashboard(settings: Settings, stop: asyncio.Event) -> AsyncIterator[t
         if task.done():
             task.result()
             raise WindsorError("the dashboard ended before it had begun")
-        yield f"http://{shown_host(settings)}:{await port}", await link
+        yield local_url(settings, await port), await link
 
 
 async def _go_on(settings: Settings) -> None:
