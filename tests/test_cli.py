@@ -29,7 +29,7 @@ def run(
 def test_misspelled_setting_is_one_line_and_exit_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["check-config"], monkeypatch, capsys, lane="3") == (
+    assert run(["consume"], monkeypatch, capsys, lane="3") == (
         2, "", "windsor: WINDSOR_LANE: did you mean WINDSOR_LANES?\n",
     )  # fmt: skip
 
