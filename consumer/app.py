@@ -225,7 +225,7 @@ class _Worker:
         while True:
             await asyncio.sleep(_LAG_INTERVAL_SECONDS)
             collector.look(dict(source.committed_offsets), time.monotonic())
-            self._metrics.set_pool(sink.pool.get_size(), sink.pool.get_idle_size())
+            self._metrics.set_pool(*sink.connections())
             self._metrics.set_tasks(len(asyncio.all_tasks()))
             if pipeline.started:
                 ends = await source.end_offsets()
