@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-import asyncpg
 import msgspec
 
 from consumer.errors import SourceError, TransientSinkError
 from consumer.kafka import KafkaOptions, Lag, lag_of_group
-from consumer.postgres import FAILURES, translated
+from consumer.postgres import connected
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 
@@ -126,18 +125,12 @@ async def _ask_database(dsn: str) -> Stored:
     Raises:
         TransientSinkError: Postgres cannot be reached.
     """
-    try:
-        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=60)
-        try:
-            (row,) = await connection.fetch(_STATUS["projections"])
-            newest = await connection.fetchval(_STATUS["newest_event"])
-            if newest is None:
-                newest = await connection.fetchval(_STATUS["newest_call"])
-            now = await connection.fetchval(_STATUS["now"])
-        finally:
-            await connection.close(timeout=5)
-    except FAILURES as error:
-        raise translated(error) from error
+    async with connected(dsn) as connection:
+        (row,) = await connection.fetch(_STATUS["projections"])
+        newest = await connection.fetchval(_STATUS["newest_event"])
+        if newest is None:
+            newest = await connection.fetchval(_STATUS["newest_call"])
+        now = await connection.fetchval(_STATUS["now"])
     age = None if newest is None else max(0.0, (now - newest).total_seconds())
     return Stored(**row, newest_event_received_at=newest, newest_event_age_seconds=age)
 

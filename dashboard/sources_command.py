@@ -3,14 +3,12 @@
 import argparse
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final
 
-import asyncpg
-
-from consumer.postgres import FAILURES, Connection, translated
+from consumer.postgres import Connection, connected
 from consumer.settings import Settings
 from consumer.terminal import printable
 from dashboard.address import public_url
@@ -58,21 +56,12 @@ async def _revoke(settings: Settings, options: argparse.Namespace) -> int:
     return _OK
 
 
-@asynccontextmanager
-async def _connection(settings: Settings) -> AsyncIterator[Connection]:
-    try:
-        connection = await asyncpg.connect(
-            settings.database_url,
-            timeout=settings.database_connect_timeout_seconds,
-            command_timeout=settings.database_statement_timeout_seconds,
-            server_settings={"application_name": "windsor", "timezone": "UTC"},
-        )
-        try:
-            yield connection
-        finally:
-            await connection.close(timeout=5)
-    except FAILURES as error:
-        raise translated(error) from error
+def _connection(settings: Settings) -> AbstractAsyncContextManager[Connection]:
+    return connected(
+        str(settings.database_url),
+        connect_seconds=settings.database_connect_timeout_seconds,
+        statement_seconds=settings.database_statement_timeout_seconds,
+    )
 
 
 def _json(source: Source) -> str:

@@ -3,6 +3,8 @@
 import re
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
@@ -161,6 +163,43 @@ def _fault_of_file(name: str, file: str) -> str | None:
     except OSError as error:
         return error.strerror
     return None
+
+
+@asynccontextmanager
+async def connected(
+    dsn: str,
+    *,
+    connect_seconds: float = 10.0,
+    statement_seconds: float | None = 60.0,
+    name: str = "windsor",
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection for some questions; whatever fails inside is taken for Postgres' and translated.
+
+    Args:
+        dsn: The database.
+        connect_seconds: For connecting.
+        statement_seconds: For each statement; None where it may take as long as it takes.
+        name: As Postgres shows who is connected.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        TransientSinkError: Postgres is away, or refuses us.
+        PermanentSinkError: It refuses what it was sent.
+    """
+    try:
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=connect_seconds,
+            command_timeout=statement_seconds,
+            server_settings={"timezone": "UTC", "application_name": name},
+        )
+        try:
+            notice_dead_network(connection)
+            yield connection
+        finally:
+            await connection.close(timeout=5)
+    except FAILURES as error:
+        raise translated(error) from error
 
 
 async def prepare_connection(connection: Connection) -> None:
