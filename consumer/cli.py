@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from consumer import app, dead_letters_command
 from consumer.errors import ConfigError, WindsorError, check_all
 from consumer.log import configure_logging
-from consumer.options import check_database, check_kafka, check_settings, kafka_options
+from consumer.options import check_database, check_servers, check_settings, kafka_options
 from consumer.schema import migrate
 from consumer.settings import Settings, load_settings, read_settings
 from consumer.status import status
@@ -186,10 +186,11 @@ def _sources(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
-    check_database(settings)
     kafka = None
-    if settings.kafka_bootstrap_servers is not None:
-        check_kafka(settings)
+    if settings.kafka_bootstrap_servers is None:
+        check_database(settings)
+    else:
+        check_servers(settings)
         kafka = kafka_options(settings)
     found = _complete(status(str(settings.database_url), kafka))
     print(found.json() if options.json else found.text())

@@ -122,6 +122,34 @@ def test_variable_that_cannot_be_read_is_not_said_to_be_missing_too(checked: Che
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["consume"], ["DATABASE_URL", "KAFKA_TOPICS"]),
+        (["dashboard"], ["DASHBOARD_PROXIES", "DATABASE_URL", "KAFKA_TOPICS"]),
+        (["status"], ["DATABASE_URL", "KAFKA_TOPICS"]),
+        (["migrate"], ["DATABASE_URL"]),
+        (["verify"], ["DATABASE_URL"]),
+        (["sources", "list"], ["DATABASE_URL"]),
+        (["dead-letters", "list"], ["DATABASE_URL"]),
+    ],
+)
+def test_commands_refuse_the_same_when_they_start(
+    arguments: list[str],
+    refused: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = {"database_url": "mysql://x/y", "kafka_topics": "^[", "dashboard_proxies": "10.0.0.1/8"}
+    for name, value in (GOOD | wrong).items():
+        monkeypatch.setenv(f"WINDSOR_{name.upper()}", value)
+
+    assert main(arguments) == 2
+
+    said = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(": ")[1] for line in said) == [f"WINDSOR_{name}" for name in refused]
+
+
 @pytest.mark.parametrize("brokers", ["b:x", "kafka://b:1", "b:1,,c:2", "b:70000", "[::1"])
 def test_brokers_that_are_none_are_refused(checked: Checked, brokers: str) -> None:
     assert checked(**GOOD | {"kafka_bootstrap_servers": brokers}) == (

@@ -120,10 +120,10 @@ def security_of(options: KafkaOptions) -> dict[str, Any]:
 
 def _tls(options: KafkaOptions, problems: list[str]) -> ssl.SSLContext:
     """The context, as far as its files can be used; what cannot be is added to the problems."""
-    context = ssl.create_default_context()
     try:
         context = ssl.create_default_context(cafile=options.ssl_cafile)
     except OSError as error:
+        context = ssl.create_default_context()
         problems.append(
             f"WINDSOR_KAFKA_SSL_CAFILE: {options.ssl_cafile} holds no certificates: {error}"
         )
