@@ -14,9 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from consumer.core.decode import Decoder, DecodeRules
-from consumer.core.policy import BatchLimits, RetryPolicy
-from consumer.core.valve import ValvePolicy
+from consumer.core.decode import Decoder
 from consumer.errors import (
     ConfigError,
     DeadTopicError,
@@ -27,13 +25,22 @@ from consumer.errors import (
 )
 from consumer.garbage import StillCollector, collect_rarely
 from consumer.health import health_app, serving
-from consumer.kafka import KafkaOptions, KafkaSource, check_connection, security_of
+from consumer.kafka import KafkaSource, check_connection
 from consumer.metrics import Metrics
-from consumer.pipeline import Observer, Pipeline, PipelineOptions, ready_reason
-from consumer.postgres import PostgresOptions, PostgresSink, check_dsn, open_sink
-from consumer.retention import UpkeepOptions, keep_up
+from consumer.options import (
+    check_settings,
+    decode_rules,
+    kafka_options,
+    pipeline_options,
+    postgres_options,
+    retry_policy,
+    upkeep_options,
+)
+from consumer.pipeline import Observer, Pipeline, ready_reason
+from consumer.postgres import PostgresSink, open_sink
+from consumer.retention import keep_up
 from consumer.schema import check_schema
-from consumer.settings import Settings, require
+from consumer.settings import Settings
 
 log = structlog.get_logger()
 
@@ -42,99 +49,6 @@ _LAG_INTERVAL_SECONDS = 5.0
 _UPKEEP_FIRST_SECONDS = 5.0
 _UPKEEP_INTERVAL_SECONDS = 3600.0
 _UPKEEP_RETRY_SECONDS = 300.0
-
-
-def kafka_options(settings: Settings) -> KafkaOptions:
-    """The part of the settings that Kafka's edge needs."""
-    return KafkaOptions(
-        bootstrap_servers=settings.kafka_bootstrap_servers or "",
-        topics=settings.kafka_topics,
-        group_id=settings.kafka_group_id,
-        security_protocol=settings.kafka_security_protocol,
-        sasl_mechanism=settings.kafka_sasl_mechanism,
-        sasl_username=settings.kafka_sasl_username,
-        sasl_password=settings.kafka_sasl_password,
-        ssl_cafile=settings.kafka_ssl_cafile,
-        ssl_certfile=settings.kafka_ssl_certfile,
-        ssl_keyfile=settings.kafka_ssl_keyfile,
-        ssl_key_password=settings.kafka_ssl_key_password,
-        earliest_when_out_of_range=settings.kafka_offset_out_of_range == "earliest",
-        session_timeout_ms=round(settings.kafka_session_timeout_seconds * 1000),
-        rebalance_timeout_ms=round(settings.kafka_rebalance_timeout_seconds * 1000),
-        max_poll_interval_ms=round(settings.kafka_poll_interval_seconds_max * 1000),
-        answer_timeout_ms=round(settings.kafka_answer_timeout_seconds * 1000),
-        metadata_age_ms_max=round(settings.kafka_metadata_age_seconds_max * 1000),
-        retry=retry_policy(settings),
-        request_timeout_seconds=settings.kafka_request_timeout_seconds,
-        leave_timeout_seconds=settings.kafka_leave_timeout_seconds,
-        goodbye_timeout_seconds=settings.kafka_leave_timeout_seconds / 2,
-    )
-
-
-def postgres_options(settings: Settings) -> PostgresOptions:
-    """The part of the settings that the Postgres edge needs."""
-    return PostgresOptions(
-        dsn=settings.database_url or "",
-        # One a lane, and one for the probes.
-        connections_max=settings.lanes + 1,
-        connect_timeout_seconds=settings.database_connect_timeout_seconds,
-        statement_timeout_seconds=settings.database_statement_timeout_seconds,
-    )
-
-
-def retry_policy(settings: Settings) -> RetryPolicy:
-    """How whoever is away is tried again: Kafka and Postgres alike."""
-    return RetryPolicy(settings.retry_initial_seconds, 2.0, settings.retry_seconds_max)
-
-
-def pipeline_options(settings: Settings) -> PipelineOptions:
-    """The part of the settings that the pipeline needs."""
-    return PipelineOptions(
-        lanes=settings.lanes,
-        limits=BatchLimits(settings.batch_calls_max, settings.batch_bytes_max),
-        lane_calls_max=settings.lane_calls_max,
-        poll_records_max=settings.poll_records_max,
-        retry=retry_policy(settings),
-        drain_timeout_seconds=settings.drain_timeout_seconds,
-        last_commit_timeout_seconds=settings.last_commit_timeout_seconds,
-        commit_interval_seconds=settings.commit_interval_seconds,
-        pause_after_seconds=settings.pause_after_seconds,
-        retention_days=settings.retention_days,
-        valve=ValvePolicy(settings.dead_letters_share_max, settings.dead_letters_window_records),
-    )
-
-
-def upkeep_options(settings: Settings) -> UpkeepOptions:
-    """The part of the settings that the upkeep of the weeks needs."""
-    return UpkeepOptions(
-        dsn=settings.database_url or "",
-        retention_days=settings.retention_days,
-        connect_timeout_seconds=settings.database_connect_timeout_seconds,
-        statement_timeout_seconds=settings.database_statement_timeout_seconds,
-    )
-
-
-def decode_rules(settings: Settings) -> DecodeRules:
-    """The part of the settings that decoding needs."""
-    return DecodeRules(
-        blocked_ids=settings.blocked_ids_set,
-        phone_region=settings.phone_region,
-        record_bytes_max=settings.record_bytes_max,
-        call_bytes_max=settings.call_bytes_max,
-        depth_max=settings.depth_max,
-        id_chars_max=settings.id_chars_max,
-    )
-
-
-def check_settings(settings: Settings) -> None:
-    """Make sure that a worker can start with these, before it asks anybody.
-
-    Raises:
-        ConfigError: A setting is missing, or a file that one names cannot be used.
-    """
-    require(settings, "kafka_bootstrap_servers", "database_url")
-    security_of(kafka_options(settings))
-    check_dsn(str(settings.database_url))
 
 
 async def consume(
@@ -311,7 +225,7 @@ class _Worker:
         while True:
             await asyncio.sleep(_LAG_INTERVAL_SECONDS)
             collector.look(dict(source.committed_offsets), time.monotonic())
-            self._metrics.set_pool(sink.pool.get_size(), sink.pool.get_idle_size())
+            self._metrics.set_pool(*sink.connections())
             self._metrics.set_tasks(len(asyncio.all_tasks()))
             if pipeline.started:
                 ends = await source.end_offsets()

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, get_args
 
-from consumer.app import kafka_options
 from consumer.core.call import RejectReason
 from consumer.dead_letters import (
     Counts,
@@ -29,7 +28,8 @@ from consumer.dead_letters import (
 )
 from consumer.errors import ConfigError
 from consumer.kafka import open_sender
-from consumer.settings import Settings, require
+from consumer.options import check_kafka, kafka_options
+from consumer.settings import Settings
 from consumer.terminal import printable, progress
 
 _OK: Final = 0
@@ -210,7 +210,7 @@ async def _show(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _replay(settings: Settings, options: argparse.Namespace) -> int:
-    require(settings, "kafka_bootstrap_servers")
+    check_kafka(settings)
     # Its errors are told by us, in one line.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     selection = _chosen(options, closed=options.all or bool(options.ids))

@@ -3,13 +3,15 @@
 Bad data is a value (`consumer.core.call.Rejected`), never an exception.
 """
 
+from collections.abc import Callable
+
 
 class WindsorError(Exception):
     """The base of all errors that a person can act on; its text is one line."""
 
 
 class ConfigError(WindsorError):
-    """A setting is missing, misspelled or out of range."""
+    """A setting is missing, misspelled or out of range; one line for each that is."""
 
 
 class SchemaError(WindsorError):
@@ -38,3 +40,19 @@ class DeadTopicError(WindsorError):
 
 class RecordRefusedError(WindsorError):
     """Kafka does not take this record back: too large for its topic now, or too old."""
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Make every check, and tell at once what they have found.
+
+    Raises:
+        ConfigError: With the lines of all of them, none twice.
+    """
+    lines: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            lines += str(error).splitlines()
+    if lines:
+        raise ConfigError("\n".join(dict.fromkeys(lines)))

@@ -101,7 +101,10 @@ class Metrics:
             registry=registry,
         )
         self._calls = Counter(
-            "windsor_calls_total", "Calls read, by type.", ["type"], registry=registry
+            "windsor_calls_total",
+            "Calls committed, by type, duplicates included.",
+            ["type"],
+            registry=registry,
         )
         self._stored = Counter(
             "windsor_calls_stored_total",

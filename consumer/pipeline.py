@@ -80,7 +80,7 @@ class PipelineOptions(NamedTuple):
     last_commit_timeout_seconds: float = 2.0
     # A commit costs a round trip to the coordinator; ten a second bound redelivery well.
     commit_interval_seconds: float = 0.1
-    # Half a minute is far from the five minutes after which the group drops us.
+    # Ten seconds are far from the five minutes after which the group drops us.
     pause_after_seconds: float = 10.0
     retention_days: int | None = None
     valve: ValvePolicy = ValvePolicy()
@@ -231,11 +231,6 @@ class Pipeline:
     def stop(self) -> None:
         """Ask `run` to end; returns at once."""
         self._stopping.set()
-
-    @property
-    def assigned_partitions(self) -> frozenset[TopicPartition]:
-        """The partitions that are ours."""
-        return frozenset(self._trackers)
 
     # Assignments ------------------------------------------------------------------------
 

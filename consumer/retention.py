@@ -31,6 +31,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import asyncpg
 import structlog
 
+from consumer.core.clock import DAY_US
 from consumer.core.policy import RetryPolicy, expired_before
 from consumer.errors import TransientSinkError
 from consumer.postgres import FAILURES, Connection, prepare_connection, translated
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 _UPKEEP: Final = load_queries("retention.sql")
 
 _WEEKS_AHEAD: Final = 4
-_GRACE_US: Final = 86_400_000_000
+_GRACE_US: Final = DAY_US
 
 
 class UpkeepOptions(NamedTuple):
@@ -50,7 +51,7 @@ class UpkeepOptions(NamedTuple):
     dsn: str
     retention_days: int | None = None
     connect_timeout_seconds: float = 10.0
-    statement_timeout_seconds: float = 60.0
+    statement_timeout_seconds: float = 20.0
     blocks_max: int = 1_000
     """Blocks (8 KiB) that one step copies from."""
     parent_wait_seconds: float = 1.0

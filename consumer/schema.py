@@ -2,15 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Final, NamedTuple
 
 import asyncpg
 
 from consumer.errors import SchemaError
-from consumer.postgres import FAILURES, Connection, notice_dead_network, translated
+from consumer.postgres import Connection, connected
 
 # Workers that meet the lock wait as long, and notice nothing.
 _LOCK_WAIT_SECONDS: Final = 2.0
@@ -69,7 +67,7 @@ async def migrate(dsn: str) -> list[str]:
         TransientSinkError: Postgres cannot be reached.
     """
     applied: list[str] = []
-    async with _plain_connection(dsn) as connection:
+    async with connected(dsn, statement_seconds=_SMALL_STATEMENT_SECONDS_MAX) as connection:
         await _take_turn(connection)
         await connection.execute(
             "CREATE SCHEMA IF NOT EXISTS windsor_private;"
@@ -148,7 +146,7 @@ async def check_schema(dsn: str) -> None:
         SchemaError: It is older or newer.
         TransientSinkError: Postgres cannot be reached.
     """
-    async with _plain_connection(dsn) as connection, asyncio.timeout(_ANSWER_SECONDS_MAX):
+    async with connected(dsn) as connection, asyncio.timeout(_ANSWER_SECONDS_MAX):
         done = await _applied_version(connection)
     _refuse_newer(done)
     newest = migrations()[-1].version
@@ -175,21 +173,3 @@ def _refuse_newer(done: int) -> None:
             f"the database's schema is version {done}, this worker knows {newest}:"
             " run the newer windsor"
         )
-
-
-@asynccontextmanager
-async def _plain_connection(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=_ANSWER_SECONDS_MAX,
-            command_timeout=_SMALL_STATEMENT_SECONDS_MAX,
-            server_settings={"timezone": "UTC", "application_name": "windsor"},
-        )
-        try:
-            notice_dead_network(connection)
-            yield connection
-        finally:
-            await connection.close(timeout=5)
-    except FAILURES as error:
-        raise translated(error) from error

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-import asyncpg
 import msgspec
 
 from consumer.errors import SourceError, TransientSinkError
 from consumer.kafka import KafkaOptions, Lag, lag_of_group
-from consumer.postgres import FAILURES, translated
+from consumer.postgres import connected
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 
@@ -28,8 +27,8 @@ class Stored(NamedTuple):
     """Neither replayed nor discarded."""
     pruned_before: str | None
     """The day before which the retention has dropped events."""
-    newest_call_received_at: datetime | None
-    freshness_seconds: float | None
+    newest_event_received_at: datetime | None
+    newest_event_age_seconds: float | None
     """How long ago that was; None while there is none."""
 
 
@@ -69,15 +68,15 @@ class Status(NamedTuple):
         """One line a fact, for a person."""
         rows: list[tuple[str, Any]] = []
         if (stored := self.database) is not None:
-            newest = stored.newest_call_received_at
+            newest = stored.newest_event_received_at
             rows += [
                 ("schema version", stored.schema_version),
                 ("users", f"{stored.users:,}"),
                 ("calls (estimate)", f"{stored.calls_estimate:,}"),
                 ("dead letters", f"{stored.dead_letters:,}"),
                 ("pruned before", stored.pruned_before),
-                ("newest call received", newest and newest.isoformat(" ", "seconds")),
-                ("freshness", newest and f"{stored.freshness_seconds:,.0f} s"),
+                ("newest event received", newest and newest.isoformat(" ", "seconds")),
+                ("age of newest event", newest and f"{stored.newest_event_age_seconds:,.0f} s"),
             ]
         if self.lag is None:
             rows.append(("lag", None))
@@ -126,20 +125,14 @@ async def _ask_database(dsn: str) -> Stored:
     Raises:
         TransientSinkError: Postgres cannot be reached.
     """
-    try:
-        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=60)
-        try:
-            (row,) = await connection.fetch(_STATUS["projections"])
-            newest = await connection.fetchval(_STATUS["newest_event"])
-            if newest is None:
-                newest = await connection.fetchval(_STATUS["newest_call"])
-            now = await connection.fetchval(_STATUS["now"])
-        finally:
-            await connection.close(timeout=5)
-    except FAILURES as error:
-        raise translated(error) from error
+    async with connected(dsn) as connection:
+        (row,) = await connection.fetch(_STATUS["projections"])
+        newest = await connection.fetchval(_STATUS["newest_event"])
+        if newest is None:
+            newest = await connection.fetchval(_STATUS["newest_call"])
+        now = await connection.fetchval(_STATUS["now"])
     age = None if newest is None else max(0.0, (now - newest).total_seconds())
-    return Stored(**row, newest_call_received_at=newest, freshness_seconds=age)
+    return Stored(**row, newest_event_received_at=newest, newest_event_age_seconds=age)
 
 
 async def _lag(kafka: KafkaOptions | None) -> Sequence[Lag] | str | None:

@@ -13,13 +13,7 @@ import asyncpg
 
 from consumer.core.call import Clock
 from consumer.errors import TransientSinkError
-from consumer.postgres import (
-    FAILURES,
-    Connection,
-    notice_dead_network,
-    prepare_connection,
-    translated,
-)
+from consumer.postgres import Connection, connected, prepare_connection
 from consumer.schema import check_schema
 from consumer.sql import load_queries
 
@@ -118,29 +112,19 @@ async def verify_database(dsn: str, *, repair: bool = False) -> Report:
         TransientSinkError: It cannot be reached, or somebody holds a lock for too long.
     """
     await check_schema(dsn)
-    try:
-        # No deadline for a statement: a scan of all calls takes as long as there are calls, and
-        # whoever waits for it can end it. What has one is to connect, to wait for a lock, and
-        # for a network that is dead.
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=10,
-            server_settings={"timezone": "UTC", "application_name": "windsor verify"},
-        )
+    # No deadline for a statement: a scan of all calls takes as long as there are calls, and whoever
+    # waits for it can end it. What has one is to connect, to wait for a lock, and for a network
+    # that is dead.
+    async with connected(dsn, statement_seconds=None, name="windsor verify") as connection:
+        await prepare_connection(connection)
         try:
-            notice_dead_network(connection)
-            await prepare_connection(connection)
             return await verify(connection, repair=repair)
-        finally:
-            await connection.close(timeout=5)
-    except asyncpg.LockNotAvailableError as error:
-        raise TransientSinkError(
-            f"verify waited {_LOCK_WAIT_SECONDS:g} s for a lock that somebody holds (a migration, a"
-            " repair, or a transaction that hangs: look at pg_stat_activity): try again once it"
-            " has ended"
-        ) from error
-    except FAILURES as error:
-        raise translated(error) from error
+        except asyncpg.LockNotAvailableError as error:
+            raise TransientSinkError(
+                f"verify waited {_LOCK_WAIT_SECONDS:g} s for a lock that somebody holds (a"
+                " migration, a repair, or a transaction that hangs: look at pg_stat_activity): try"
+                " again once it has ended"
+            ) from error
 
 
 async def verify(connection: Connection, *, repair: bool = False) -> Report:

@@ -1,10 +1,11 @@
 """The endpoint's answers: a status, and for a refusal its code and what to do about it."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from consumer.core.call import RejectReason
 from dashboard.headers import SECURITY_HEADERS
 
 _encode = msgspec.json.Encoder().encode
@@ -14,6 +15,23 @@ CORS_HEADERS: Final = (
     (b"access-control-expose-headers", b"retry-after"),
 )
 
+RefusalCode: TypeAlias = Literal[
+    RejectReason,
+    "no_token",
+    "unknown_token",
+    "revoked_token",
+    "rate_limited",
+    "busy",
+    "unavailable",
+    "bad_encoding",
+    "cut_short",
+    "not_found",
+    "method_not_allowed",
+]
+"""Why a request is refused; it labels a metric."""
+UnreadCode: TypeAlias = Literal["headers_too_large", "bad_request"]
+"""Why a connection is closed before there is a request."""
+
 
 class Answer(NamedTuple):
     """What a sender is told."""
@@ -21,8 +39,7 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    code: str = "ok"
-    """Bounded: it labels a metric."""
+    code: RefusalCode | UnreadCode | Literal["ok"] = "ok"
 
 
 ACCEPTED: Final = Answer(200, b'{"success":true}')
@@ -30,7 +47,7 @@ ACCEPTED: Final = Answer(200, b'{"success":true}')
 
 def refused(
     status: int,
-    code: str,
+    code: RefusalCode | UnreadCode,
     message: str,
     retry_after_seconds: int | None = None,
     headers: Sequence[tuple[bytes, bytes]] = (),

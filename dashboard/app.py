@@ -13,16 +13,19 @@ from prometheus_client.process_collector import ProcessCollector
 from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from consumer.app import decode_rules, kafka_options, stop_on_signals
-from consumer.errors import ConfigError, SchemaError, TransientSinkError
+from consumer.app import stop_on_signals
+from consumer.errors import ConfigError, SchemaError, TransientSinkError, check_all
 from consumer.health import Probe, health_app, serving
-from consumer.kafka.options import names_of, reads_topic
+from consumer.kafka.options import check_topics, names_of, reads_topic
 from consumer.kafka.publisher import Publisher
+from consumer.options import check_servers, decode_rules, kafka_options
 from consumer.schema import check_schema
-from consumer.settings import Settings, require
+from consumer.settings import Settings
 from dashboard import pages
+from dashboard.address import public_url
+from dashboard.catalogue import load_catalogue
 from dashboard.database import SESSION, take_role
-from dashboard.doors import Doors, FromProxy, door_options
+from dashboard.doors import Doors, FromProxy, door_options, proxies_of
 from dashboard.headers import SecurityHeaders
 from dashboard.ingest import EndpointOptions, Ingest
 from dashboard.metrics import EndpointMetrics
@@ -55,10 +58,10 @@ async def serve(
         told: Told the address at which one signs in, once there is an answer.
 
     Raises:
-        ConfigError: A setting is missing, or a port taken.
+        ConfigError: See `check_settings`; or a port is taken.
         SchemaError: The database has another version's schema.
     """
-    require(settings, "kafka_bootstrap_servers", "database_url")
+    check_settings(settings)
     topic = endpoint_topic(settings)
     stop = stop or asyncio.Event()
     stop_on_signals(stop)
@@ -105,9 +108,25 @@ async def serve(
         if started is not None:
             started(port, probes_port)
         if told is not None:
-            told(doors.address(settings.dashboard_url or f"http://{shown_host(settings)}:{port}"))
+            told(doors.address(public_url(settings, port)))
         await stop.wait()
     log.info("dashboard.stopped")
+
+
+def check_settings(settings: Settings) -> None:
+    """Make sure that a dashboard can start with these, before it asks anybody.
+
+    Raises:
+        ConfigError: A setting is missing or none that can be used; a line for each.
+    """
+    check_all(
+        lambda: check_servers(settings),
+        lambda: decode_rules(settings),
+        lambda: endpoint_topic(settings),
+        lambda: proxies_of(settings),
+        lambda: door_options(settings),
+        lambda: load_catalogue(settings.dashboard_catalogue),
+    )
 
 
 def endpoint_topic(settings: Settings) -> str:
@@ -116,6 +135,7 @@ def endpoint_topic(settings: Settings) -> str:
     Raises:
         ConfigError: It is not among the worker's, or these are a pattern and none is named.
     """
+    check_topics(settings.kafka_topics)
     if (topic := settings.endpoint_topic) is not None:
         if not reads_topic(settings.kafka_topics, topic):
             raise ConfigError(
@@ -146,21 +166,12 @@ def _endpoint_and_pages(
         metrics,
         EndpointOptions(settings.endpoint_bytes_max, settings.dashboard_url),
     )
-    if settings.dashboard_proxies is not None:
+    if believed := proxies_of(settings):
         # What others say of whom they speak for is not believed.
-        believed = [name.strip() for name in settings.dashboard_proxies.split(",")]
         proxied = ProxyHeadersMiddleware(app, trusted_hosts=believed)  # type: ignore[arg-type]  # two libraries' words for ASGI
         hosts = proxied.trusted_hosts
         app = FromProxy(proxied, lambda host: host in hosts)  # type: ignore[arg-type]  # likewise
     return app
-
-
-def shown_host(settings: Settings) -> str:
-    """The host as a browser on this machine reaches it."""
-    host = settings.dashboard_host
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
 
 
 async def _healthy() -> str | None:

@@ -16,10 +16,12 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -30,7 +32,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from consumer.errors import ConfigError
+from consumer.errors import ConfigError, check_all
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,6 +48,8 @@ _PASSWORD_CHARS_MAX: Final = 1024
 _FAILURES_MAX: Final = 5
 _FAILURES_SECONDS: Final = 60.0
 _ADDRESSES_MAX: Final = 10_000
+# Source: RFC 9110, section 5.6.2 (a field's name is a token).
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 
@@ -65,13 +69,33 @@ def door_options(settings: "Settings") -> DoorOptions:
     Raises:
         ConfigError: A header is to be believed of anybody, or a hash is none.
     """
-    header = settings.dashboard_trusted_header
-    if header is not None and settings.dashboard_proxies in {None, "*"}:
+    header, password_hash = settings.dashboard_trusted_header, settings.dashboard_password_hash
+    check_all(
+        lambda: _check_header(header, settings.dashboard_proxies),
+        lambda: _check_hash(password_hash),
+    )
+    return DoorOptions(
+        password_hash, None if header is None else header.lower(), settings.dashboard_secret
+    )
+
+
+def _check_header(header: str | None, proxies: str | None) -> None:
+    if header is None:
+        return
+    if _HEADER.fullmatch(header) is None:
+        raise ConfigError(
+            "WINDSOR_DASHBOARD_TRUSTED_HEADER: must be a header's name, such as X-Forwarded-Email"
+            f" (is {header!r})"
+        )
+    if proxies in {None, "*"}:
         raise ConfigError(
             "WINDSOR_DASHBOARD_TRUSTED_HEADER: needs WINDSOR_DASHBOARD_PROXIES with the addresses"
             " of the proxies that set it, or anybody could"
         )
-    if (password_hash := settings.dashboard_password_hash) is not None:
+
+
+def _check_hash(password_hash: str | None) -> None:
+    if password_hash is not None:
         try:
             PasswordHasher().check_needs_rehash(password_hash)
         except InvalidHashError as error:
@@ -79,9 +103,27 @@ def door_options(settings: "Settings") -> DoorOptions:
                 "WINDSOR_DASHBOARD_PASSWORD_HASH: is no argon2 hash:"
                 " `windsor dashboard --hash-password` makes one"
             ) from error
-    return DoorOptions(
-        password_hash, None if header is None else header.lower(), settings.dashboard_secret
-    )
+
+
+def proxies_of(settings: "Settings") -> list[str]:
+    """The addresses and networks of the proxies that are believed; `*` alone is anybody's.
+
+    Raises:
+        ConfigError: One is neither.
+    """
+    proxies = [name.strip() for name in (settings.dashboard_proxies or "").split(",")]
+    proxies = [name for name in proxies if name]
+    if proxies != ["*"]:
+        # A network whose address has bits beyond its mask would be believed of nobody.
+        for proxy in proxies:
+            try:
+                ip_network(proxy)
+            except ValueError as error:
+                raise ConfigError(
+                    "WINDSOR_DASHBOARD_PROXIES: must be addresses or networks, such as"
+                    f" 10.0.0.0/8, comma-separated, or * alone: {error}"
+                ) from error
+    return proxies
 
 
 def hash_password(password: str) -> str:

@@ -87,6 +87,11 @@ def _paths() -> dict[str, str]:
 PATHS: Final = _paths()
 
 
+def _shown(path: str) -> str:
+    """A path as the metrics have it."""
+    return path.rstrip("/")
+
+
 class EndpointOptions(NamedTuple):
     """Limits of the endpoint."""
 
@@ -135,6 +140,7 @@ class Ingest:
         self._options = options
         self._bytes = 0
         metrics.show_bytes(lambda: self._bytes)
+        metrics.expect({_shown(path) for path in PATHS})
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """See ASGI."""
@@ -154,7 +160,7 @@ class Ingest:
             await self._pages(scope, receive, send)
             return
         # Not for what was sent along by somebody whom we do not know.
-        self._metrics.answered(path.rstrip("/"), answer.status, answer.code)
+        self._metrics.answered(_shown(path), answer.status, answer.code)
         await _send(send, answer)
 
     async def _answer(self, takes: str, scope: "Scope", receive: "Receive") -> Answer:
@@ -169,6 +175,8 @@ class Ingest:
             stamped = await self._take(_request_of(takes, scope), receive, reserved)
         except _RefusedError as refusal:
             return refusal.answer
+        except BadCallError as bad:
+            return refused(413 if bad.code == "too_large" else 400, bad.code, bad.message)
         finally:
             reserved.release()
         self._metrics.accepted([call.type for call in stamped], time.perf_counter() - begun_at)
@@ -181,6 +189,7 @@ class Ingest:
 
         Raises:
             _RefusedError: With the answer.
+            BadCallError: The body is none, or a call of it is none.
         """
         token = _token_of(request.authorization)
         # Before the body is read, where the headers tell.
@@ -189,7 +198,7 @@ class Ingest:
         if request.takes == _METRICS:
             # The browser's own; they say nothing of customers.
             return []
-        sent = _read(body, is_batch=request.takes == _BATCH)
+        sent = read_body(body, is_batch=request.takes == _BATCH)
         if source is None:
             source = await self._source_of(sent.write_key)
         if (too_fast := self._sources.take(source, len(sent.calls))) is not None:
@@ -215,14 +224,10 @@ class Ingest:
     ) -> list[Stamped]:
         type_ = None if request.takes == _BATCH else request.takes
         stamped: list[Stamped] = []
-        try:
-            for call in self._stamper.stamp(sent, type_, Arrival(at, request.ip), os.urandom(16)):
-                stamped.append(call)
-                if not len(stamped) % _TURN_CALLS:
-                    await asyncio.sleep(0)
-        except BadCallError as bad:
-            status = 413 if bad.code == "too_large" else 400
-            raise _RefusedError(refused(status, bad.code, bad.message)) from bad
+        for call in self._stamper.stamp(sent, type_, Arrival(at, request.ip), os.urandom(16)):
+            stamped.append(call)
+            if not len(stamped) % _TURN_CALLS:
+                await asyncio.sleep(0)
         reserved.add(sum(len(call.value) for call in stamped))
         return stamped
 
@@ -429,14 +434,6 @@ def _unzipped(body: bytes) -> bytes:
     if not unzip.eof or unzip.unused_data:
         raise _RefusedError(NO_GZIP)
     return plain
-
-
-def _read(body: bytes, *, is_batch: bool) -> Sent:
-    try:
-        return read_body(body, is_batch=is_batch)
-    except BadCallError as bad:
-        status = 413 if bad.code == "too_large" else 400
-        raise _RefusedError(refused(status, bad.code, bad.message)) from bad
 
 
 _SUCCESS_HEADERS: Final = headers_of(ACCEPTED)

@@ -2,9 +2,17 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
+from typing import Final, Literal, TypeAlias, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from consumer.core.call import CallType
+from dashboard.answers import RefusalCode
+
+CutOff: TypeAlias = Literal["slow", "headers", "malformed", "connections"]
+"""Why a connection is closed by us."""
+
+_USUAL_STATUSES: Final = (200, 400, 401, 413, 503)
 _DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -62,6 +70,21 @@ class EndpointMetrics:
             ["reason"],
             registry=registry,
         )
+        # A series that is born with its first event has no increase then: these are there from 0.
+        for type_ in get_args(CallType):
+            self._calls.labels(type_)
+        for code in get_args(RefusalCode):
+            # Nothing is asked of the database before a call is acknowledged.
+            if code != "rejected_by_database":
+                self._refused.labels(code)
+        for reason in get_args(CutOff):
+            self._cut_off.labels(reason)
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Show the usual answers of the paths that take calls, from 0 as well."""
+        for path in paths:
+            for status in _USUAL_STATUSES:
+                self._requests.labels(path, status)
 
     def answered(self, path: str, status: int, code: str) -> None:
         """A request was answered; a refusal's code is its reason."""
@@ -79,7 +102,7 @@ class EndpointMetrics:
         """Ask for what is in flight when somebody looks: it changes too often to be told."""
         self._bytes.set_function(in_flight)
 
-    def cut_off(self, reason: str) -> None:
+    def cut_off(self, reason: CutOff) -> None:
         """See `dashboard.protocol`."""
         self._cut_off.labels(reason).inc()
 

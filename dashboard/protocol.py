@@ -12,12 +12,15 @@ be sent has its own.
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dashboard.answers import Answer, headers_of, refused
+
+if TYPE_CHECKING:
+    from dashboard.metrics import CutOff
 
 HEADERS_BYTES_MAX: Final = 16 * 1024
 _FINAL: Final = b"HTTP/1.1 "
@@ -43,8 +46,8 @@ class Bounds(NamedTuple):
 
     receive_timeout_seconds: float
     connections_max: int
-    cut_off: Callable[[str], None]
-    """Told of each connection that was cut off: `slow`, `headers`, `malformed`, `connections`."""
+    cut_off: Callable[["CutOff"], None]
+    """Told of each connection that was cut off, and why."""
     send_timeout_seconds: float = 30.0
     """In which what waits to be sent must be taken: nobody reads so slowly who reads at all."""
 
@@ -189,7 +192,7 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._send_deadline.cancel()
             self._send_deadline = None
 
-    def _cut_off(self, reason: str, answer: bytes | None = None) -> None:
+    def _cut_off(self, reason: "CutOff", answer: bytes | None = None) -> None:
         self._clear_receive_deadline()
         self.bounds.cut_off(reason)
         transport: Any = self.transport

@@ -1,55 +1,28 @@
-"""`windsor sources`: its arguments, and what it prints."""
+"""`windsor sources`: what its commands do, and print."""
 
 import argparse
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final
 
-import asyncpg
-
-from consumer.postgres import FAILURES, Connection, translated
+from consumer.postgres import Connection, connected
 from consumer.settings import Settings
 from consumer.terminal import printable
+from dashboard.address import public_url
 from dashboard.setup import snippets
 from dashboard.tokens import Source, generate, list_sources, revoke
 
 _OK: Final = 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser of `windsor sources` its commands.
-
-    Each sets `sources_command`, which takes the settings and the options.
-    """
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: Callable[..., Any], help_: str) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=help_, description=help_)
-        found.set_defaults(sources_command=command)
-        return found
-
-    added = add("add", _add, "make a source and its token, which is shown once")
-    added.add_argument("name", help="for people: where the calls come from")
-    added.add_argument(
-        "--calls-per-second-max",
-        type=_rate,
-        metavar="CALLS",
-        help="for this source alone (default: WINDSOR_ENDPOINT_CALLS_PER_SECOND_MAX)",
-    )
-    listed = add("list", _list, "one line each, those in use first")
-    listed.add_argument("--json", action="store_true", help="one JSON object a line")
-    revoked = add("revoke", _revoke, "take a source's token back, at once and for good")
-    revoked.add_argument("source", help="its name, or its id as `list` shows it")
-
-
 async def _add(settings: Settings, options: argparse.Namespace) -> int:
     async with _connection(settings) as connection:
         source, token = await generate(connection, options.name, options.calls_per_second_max)
     print(token)
-    curl = snippets(public_url(settings), token)[0].code
+    curl = snippets(public_url(settings, settings.dashboard_port), token)[0].code
     print(
         f"windsor: source {printable(source.name)} ({source.source_id}); its token is shown this"
         f" once. To try it:\n{curl}",
@@ -83,31 +56,12 @@ async def _revoke(settings: Settings, options: argparse.Namespace) -> int:
     return _OK
 
 
-def public_url(settings: Settings) -> str:
-    """Where senders reach the endpoint, as far as the settings tell."""
-    if settings.dashboard_url is not None:
-        return settings.dashboard_url.rstrip("/")
-    host = settings.dashboard_host
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
-        host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.dashboard_port}"
-
-
-@asynccontextmanager
-async def _connection(settings: Settings) -> AsyncIterator[Connection]:
-    try:
-        connection = await asyncpg.connect(
-            settings.database_url,
-            timeout=settings.database_connect_timeout_seconds,
-            command_timeout=settings.database_statement_timeout_seconds,
-            server_settings={"application_name": "windsor", "timezone": "UTC"},
-        )
-        try:
-            yield connection
-        finally:
-            await connection.close(timeout=5)
-    except FAILURES as error:
-        raise translated(error) from error
+def _connection(settings: Settings) -> AbstractAsyncContextManager[Connection]:
+    return connected(
+        str(settings.database_url),
+        connect_seconds=settings.database_connect_timeout_seconds,
+        statement_seconds=settings.database_statement_timeout_seconds,
+    )
 
 
 def _json(source: Source) -> str:
@@ -125,8 +79,11 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _rate(text: str) -> int:
-    rate = int(text)
-    if not 1 <= rate <= 1_000_000:  # noqa: PLR2004 - a million is faster than any endpoint
-        raise argparse.ArgumentTypeError("from 1 to 1000000")
-    return rate
+COMMANDS: Final[
+    Mapping[str, Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]]
+] = {
+    "add": _add,
+    "list": _list,
+    "revoke": _revoke,
+}
+"""What each command does; `consumer.cli` has their arguments."""

@@ -44,7 +44,7 @@ _encode = msgspec.json.Encoder().encode
 class BadCallError(Exception):
     """A request cannot be accepted; the endpoint makes it an answer, it goes no further."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: RejectReason, message: str) -> None:
         """Say why.
 
         Args:
@@ -195,7 +195,8 @@ class Stamper:
             id_ = outcome.user_id or outcome.anonymous_id
             return Stamped(None if id_ is None else id_.encode(), value, outcome.type)
         reason: RejectReason | None = getattr(outcome, "reason", None)
-        if (detail := getattr(outcome, "detail", None)) is None:
+        detail = getattr(outcome, "detail", None)
+        if reason is None or detail is None:
             # Skipped, as its sender wishes: the worker counts it.
             return Stamped(None, value, str(reason))
         if place:
@@ -203,7 +204,7 @@ class Stamper:
             within = b'{"batch":[%s]}' % value
             (outcome,) = self._decoder.decode(_Record(within, timestamp_ms))
             detail = str(getattr(outcome, "detail", detail)).replace("batch[0]", place, 1)
-        raise BadCallError(str(reason), detail)
+        raise BadCallError(reason, detail)
 
 
 def _fields_of(raw: bytes, place: str) -> dict[str, msgspec.Raw]:

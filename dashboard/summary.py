@@ -17,7 +17,7 @@ report", `Spaceship Launch` is "did Spaceship Launch". What a sender wrote is cu
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -389,12 +389,3 @@ def _article(word: str) -> str:
 def text_of(parts: Sentence) -> str:
     """A sentence as plain text."""
     return "".join(part.text for part in parts)
-
-
-def fields_of(template: str) -> Iterator[Field]:
-    """The properties that a template asks for."""
-    for choices in compiled(template):
-        for choice in choices:
-            for piece, _ in choice:
-                if isinstance(piece, Field):
-                    yield piece

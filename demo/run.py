@@ -33,9 +33,11 @@ from consumer import app
 from consumer.errors import WindsorError
 from consumer.kafka import check_connection, lag_of_group, security_of
 from consumer.log import configure_logging
+from consumer.options import kafka_options
 from consumer.schema import migrate
 from consumer.settings import Secret, Settings
-from dashboard.app import serve, shown_host
+from dashboard.address import local_url
+from dashboard.app import serve
 from demo.caller import Caller, kept_token, parted, send
 from demo.servers import embedded_kafka, embedded_postgres
 from demo.story import StoryRecord, live, story
@@ -180,7 +182,7 @@ async def _dashboard(settings: Settings, stop: asyncio.Event) -> AsyncIterator[t
         if task.done():
             task.result()
             raise WindsorError("the dashboard ended before it had begun")
-        yield f"http://{shown_host(settings)}:{await port}", await link
+        yield local_url(settings, await port), await link
 
 
 async def _go_on(settings: Settings) -> None:
@@ -223,7 +225,7 @@ def _shown(dsn: str) -> str:
 
 
 async def _make_topic(settings: Settings) -> None:
-    await check_connection(app.kafka_options(settings))
+    await check_connection(kafka_options(settings))
     admin = AIOKafkaAdminClient(**_kafka(settings))
     await admin.start()
     try:
@@ -260,7 +262,7 @@ async def _play(settings: Settings, records: list[StoryRecord], screen: Console)
 
 async def _caught_up(settings: Settings, worker: "asyncio.Task[None]") -> None:
     """Wait until the group has committed everything on the topic."""
-    options = msgspec.structs.replace(app.kafka_options(settings), topics=_topic(settings))
+    options = msgspec.structs.replace(kafka_options(settings), topics=_topic(settings))
     try:
         async with asyncio.timeout(_CAUGHT_UP_SECONDS_MAX):
             while not worker.done():
@@ -295,7 +297,7 @@ async def _show(dsn: str, screen: Console) -> None:
 
 def _kafka(settings: Settings) -> dict[str, Any]:
     """What all clients are told: the brokers, and how they are secured."""
-    options = app.kafka_options(settings)
+    options = kafka_options(settings)
     return {"bootstrap_servers": options.bootstrap_servers, **security_of(options)}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -28,7 +29,7 @@ def run(
 def test_misspelled_setting_is_one_line_and_exit_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["check-config"], monkeypatch, capsys, lane="3") == (
+    assert run(["consume"], monkeypatch, capsys, lane="3") == (
         2, "", "windsor: WINDSOR_LANE: did you mean WINDSOR_LANES?\n",
     )  # fmt: skip
 
@@ -105,3 +106,14 @@ def fetch(url: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def test_worker_does_without_the_dashboard() -> None:
+    loaded = "print([name for name in sys.modules if name.split('.')[0] == 'dashboard'])"
+
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys, consumer.cli; consumer.cli._parser(); {loaded}"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+
+    assert ran.stdout == "[]\n"

@@ -13,8 +13,18 @@ from consumer import schema, verify
 from consumer.cli import _parser
 from consumer.core.call import Call
 from consumer.core.decode import Decoder, DecodeRules
-from consumer.kafka import sender
+from consumer.kafka import KafkaOptions, sender
 from consumer.metrics import Metrics
+from consumer.options import (
+    decode_rules,
+    kafka_options,
+    pipeline_options,
+    postgres_options,
+    upkeep_options,
+)
+from consumer.pipeline import PipelineOptions
+from consumer.postgres import PostgresOptions
+from consumer.retention import UpkeepOptions
 from consumer.settings import Settings
 from dashboard.metrics import EndpointMetrics
 from tests.model import model_of
@@ -56,6 +66,16 @@ def test_limits_on_input_are_the_decoders_defaults() -> None:
         name: getattr(settings, name) for name in DecodeRules._fields if name.endswith("_max")
     } == {name: getattr(rules, name) for name in DecodeRules._fields if name.endswith("_max")}
     assert settings.blocked_ids_set == rules.blocked_ids
+
+
+def test_options_without_settings_are_those_of_the_settings_defaults() -> None:
+    settings = Settings()
+
+    assert postgres_options(settings) == PostgresOptions("")
+    assert upkeep_options(settings) == UpkeepOptions("")
+    assert pipeline_options(settings) == PipelineOptions()
+    assert kafka_options(settings) == KafkaOptions(bootstrap_servers="", topics="segment-events")
+    assert decode_rules(settings) == DecodeRules()
 
 
 def test_every_metric_is_documented_and_explained() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from consumer import schema
 from consumer.errors import SchemaError, TransientSinkError
-from consumer.postgres import notice_dead_network
+from consumer.postgres.connection import notice_dead_network
 from consumer.schema import migrate
 from tests.proxy import Fault, postgres_behind_a_proxy
 

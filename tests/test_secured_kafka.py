@@ -22,6 +22,7 @@ from consumer.errors import ConfigError, SourceError
 from consumer.kafka import KafkaOptions, lag_of_group
 from consumer.kafka.access import check_access
 from consumer.kafka.options import security_of
+from consumer.options import kafka_options
 from consumer.settings import load_settings
 from tests.authority import Authority
 from tests.command import windsor
@@ -93,7 +94,7 @@ async def topic(world: World) -> AsyncIterator[str]:
 
 
 def options_of(server: str, topic: str, settings: dict[str, Any]) -> KafkaOptions:
-    return app.kafka_options(settings_for(server, topic, "", kafka_group_id=topic, **settings))
+    return kafka_options(settings_for(server, topic, "", kafka_group_id=topic, **settings))
 
 
 async def send(kafka: SecuredKafka, topic: str, value: bytes) -> None:
@@ -133,7 +134,7 @@ async def test_worker_consumes_over_a_secured_listener(
         await until_counted(database, "feed", 1)
 
     # Committed too, as another client of the same settings sees.
-    (lag,) = await lag_of_group(app.kafka_options(settings))
+    (lag,) = await lag_of_group(kafka_options(settings))
     assert (lag.committed, lag.end) == (1, 1)
 
 

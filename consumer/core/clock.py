@@ -14,10 +14,10 @@ EARLIEST_US: Final = 946_684_800_000_000
 # Postgres reads the last microsecond of the year 9999 as infinity.
 LATEST_US: Final = 253_402_300_799_999_998
 
-_DAY_US: Final = 86_400_000_000
-WEEK_US: Final = 7 * _DAY_US
+DAY_US: Final = 86_400_000_000
+WEEK_US: Final = 7 * DAY_US
 # 1970-01-05, the first Monday of the epoch.
-_FIRST_MONDAY_US: Final = 4 * _DAY_US
+_FIRST_MONDAY_US: Final = 4 * DAY_US
 _DAY_MINUTES: Final = 24 * 60
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -78,14 +78,14 @@ def clock_of(at: int | None, record_ms: int) -> tuple[int, bool]:
     Returns:
         Microseconds, and whether an implausible time of the call was replaced.
     """
-    if at is not None and EARLIEST_US <= at <= record_ms * 1000 + _DAY_US and at <= LATEST_US:
+    if at is not None and EARLIEST_US <= at <= record_ms * 1000 + DAY_US and at <= LATEST_US:
         # Nearly every call's.
         return at, False
     record = min(max(record_ms * 1000, EARLIEST_US), LATEST_US)
     if at is None:
         return record, False
     # A record without a timestamp says nothing about its call's.
-    latest = LATEST_US if record_ms < 0 else min(record + _DAY_US, LATEST_US)
+    latest = LATEST_US if record_ms < 0 else min(record + DAY_US, LATEST_US)
     if EARLIEST_US <= at <= latest:
         return at, False
     return record, True
@@ -134,7 +134,7 @@ def _parse_lenient(text: str) -> int | None:
     offset = _zone_minutes(part["zone"])
     if abs(offset) >= _DAY_MINUTES:
         return None
-    extra = (1_000_000 if leap else 0) + (_DAY_US if midnight else 0)
+    extra = (1_000_000 if leap else 0) + (DAY_US if midnight else 0)
     return _microseconds(moment) + extra - offset * 60_000_000
 
 

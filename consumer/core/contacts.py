@@ -11,6 +11,9 @@ import phonenumbers
 
 from consumer.core.call import Identity
 
+REGIONS: Final = frozenset(map(str, phonenumbers.SUPPORTED_REGIONS))
+"""By their ISO 3166 codes: what a number without `+` may be of."""
+
 _CONTACT_CHARS_MAX: Final = 512
 
 

@@ -4,9 +4,7 @@ import zlib
 from typing import NamedTuple
 
 from consumer.core.call import Call
-from consumer.core.clock import week_of, week_start
-
-_DAY_US = 86_400_000_000
+from consumer.core.clock import DAY_US, week_of, week_start
 
 
 def lane_of(call: Call, lanes: int) -> int:
@@ -52,4 +50,4 @@ def expired_before(now_us: int, retention_days: int | None) -> int | None:
     """
     if retention_days is None:
         return None
-    return week_start(week_of(now_us - retention_days * _DAY_US))
+    return week_start(week_of(now_us - retention_days * DAY_US))

@@ -28,12 +28,13 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from consumer.errors import SourceError
-from consumer.kafka.options import KafkaOptions, names_of, security_of
+from consumer.errors import ConfigError, SourceError, check_all
+from consumer.kafka.options import KafkaOptions, check_topics, names_of, security_of
 from consumer.tls import Distrust, distrust
 
 # No partition has ever come so far: nothing is fetched but the answer.
 _BEYOND_ANY_OFFSET: Final = 2**62
+_PORT_MAX: Final = 65_535
 
 _THEIR_CERTIFICATE: Final[dict[Distrust, str]] = {
     "not_yet_valid": "is not valid yet: check the clocks",
@@ -48,6 +49,36 @@ _HUNG_UP: Final = (asyncio.IncompleteReadError, ConnectionResetError)
 
 _AS_DOCUMENTED: Final = "as docs/settings.md says"
 _OUR_CERTIFICATE: Final = "WINDSOR_KAFKA_SSL_CERTFILE and WINDSOR_KAFKA_SSL_KEYFILE"
+
+
+def check_options(options: KafkaOptions) -> None:
+    """Make sure that these can be used, before anybody is asked.
+
+    Brokers may be missing yet.
+
+    Raises:
+        ConfigError: They cannot; a line for each fault.
+    """
+    check_all(
+        lambda: _check_brokers(options.bootstrap_servers),
+        lambda: check_topics(options.topics),
+        lambda: security_of(options),
+    )
+
+
+def _check_brokers(bootstrap_servers: str) -> None:
+    try:
+        brokers = collect_hosts(bootstrap_servers, randomize=False) if bootstrap_servers else []
+        are_brokers = all(
+            host and "/" not in host and 1 <= port <= _PORT_MAX for host, port, _ in brokers
+        )
+    except ValueError:
+        are_brokers = False
+    if not are_brokers:
+        raise ConfigError(
+            "WINDSOR_KAFKA_BOOTSTRAP_SERVERS: must be host:port, comma-separated"
+            f" (is {bootstrap_servers!r})"
+        )
 
 
 async def check_connection(options: KafkaOptions) -> None:

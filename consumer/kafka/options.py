@@ -3,7 +3,7 @@
 import re
 import ssl
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -45,6 +45,10 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     goodbye_timeout_seconds: float = 1.0
 
 
+# Source: Kafka's Topic.java, LEGAL_CHARS and MAX_NAME_LENGTH.
+_TOPIC: Final = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
+
+
 def names_of(topics: str) -> list[str]:
     """The topics of a setting that is no pattern."""
     return [name.strip() for name in topics.split(",") if name.strip()]
@@ -63,6 +67,31 @@ def topics_read(topics: str, there: Iterable[str]) -> list[str]:
     return sorted(topic for topic in there if reads_topic(topics, topic))
 
 
+def check_topics(topics: str) -> None:
+    """Make sure that a setting names topics, or is a pattern.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if topics.startswith("^"):
+        try:
+            re.compile(topics)
+        except re.error as error:
+            raise ConfigError(
+                f"WINDSOR_KAFKA_TOPICS: {topics} must be a regular expression, since it begins"
+                f" with ^: {error}"
+            ) from error
+        return
+    names = names_of(topics)
+    if not names:
+        raise ConfigError("WINDSOR_KAFKA_TOPICS: must name a topic")
+    if wrong := [name for name in names if _TOPIC.fullmatch(name) is None]:
+        raise ConfigError(
+            f"WINDSOR_KAFKA_TOPICS: {', '.join(wrong)} must be a topic's name (letters, digits,"
+            " `.`, `_`, `-`), or a pattern that begins with ^"
+        )
+
+
 def security_of(options: KafkaOptions) -> dict[str, Any]:
     """The client's arguments for a secured listener.
 
@@ -70,38 +99,43 @@ def security_of(options: KafkaOptions) -> dict[str, Any]:
         ConfigError: A setting of it is missing, or a file cannot be used.
     """
     settings: dict[str, Any] = {"security_protocol": options.security_protocol}
+    problems: list[str] = []
     if options.security_protocol.startswith("SASL"):
-        for name in ("sasl_username", "sasl_password"):
-            if getattr(options, name) is None:
-                raise ConfigError(
-                    f"WINDSOR_KAFKA_{name.upper()}: must be set with {options.security_protocol}"
-                )
+        problems += [
+            f"WINDSOR_KAFKA_{name.upper()}: must be set with {options.security_protocol}"
+            for name in ("sasl_username", "sasl_password")
+            if getattr(options, name) is None
+        ]
         settings |= {
             "sasl_mechanism": options.sasl_mechanism,
             "sasl_plain_username": options.sasl_username,
             "sasl_plain_password": options.sasl_password,
         }
     if options.security_protocol.endswith("SSL"):
-        settings["ssl_context"] = _tls(options)
+        settings["ssl_context"] = _tls(options, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
     return settings
 
 
-def _tls(options: KafkaOptions) -> ssl.SSLContext:
+def _tls(options: KafkaOptions, problems: list[str]) -> ssl.SSLContext:
+    """The context, as far as its files can be used; what cannot be is added to the problems."""
     try:
         context = ssl.create_default_context(cafile=options.ssl_cafile)
     except OSError as error:
-        raise ConfigError(
+        context = ssl.create_default_context()
+        problems.append(
             f"WINDSOR_KAFKA_SSL_CAFILE: {options.ssl_cafile} holds no certificates: {error}"
-        ) from error
+        )
     if options.ssl_certfile is not None:
         # Asked for in a terminal if it were None and needed.
         password = options.ssl_key_password or ""
         try:
             context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, password)
         except OSError as error:
-            raise ConfigError(
+            problems.append(
                 "WINDSOR_KAFKA_SSL_CERTFILE, WINDSOR_KAFKA_SSL_KEYFILE,"
                 " WINDSOR_KAFKA_SSL_KEY_PASSWORD: they are no certificate with its key, and the"
                 f" password of that: {error}"
-            ) from error
+            )
     return context

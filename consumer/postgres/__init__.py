@@ -4,7 +4,7 @@ from consumer.postgres.connection import (
     FAILURES,
     Connection,
     check_dsn,
-    notice_dead_network,
+    connected,
     prepare_connection,
     translated,
 )
@@ -16,7 +16,7 @@ __all__ = [
     "PostgresOptions",
     "PostgresSink",
     "check_dsn",
-    "notice_dead_network",
+    "connected",
     "open_sink",
     "prepare_connection",
     "translated",

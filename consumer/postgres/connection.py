@@ -1,7 +1,10 @@
 """A connection to Postgres: our types on it, and whose fault its errors are."""
 
+import re
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
@@ -53,6 +56,14 @@ _ITS_CERTIFICATE: Final[dict[Distrust, str]] = {
     "unknown_authority": "is signed by nobody we trust: set sslrootcert in WINDSOR_DATABASE_URL to"
     " the authority that has signed it",
 }
+
+_NO_ADDRESS: Final = (
+    "WINDSOR_DATABASE_URL: must be an address such as postgresql://user:password@host:5432/database,"
+    " with %23 for a # in the password, %2F for a /, %40 for an @"
+)
+# One of several, with or without a port; a folder of sockets is written %2Ftmp.
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:[0-9]{1,5})?")
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 def translated(error: Exception) -> Exception:
@@ -110,20 +121,85 @@ def _tls_refusal(error: ssl.SSLError) -> str:
 
 
 def check_dsn(dsn: str) -> None:
-    """Make sure that the files that an address names can be read.
+    """Make sure that an address is one, and that the files it names can be read.
 
     Raises:
-        ConfigError: One cannot.
+        ConfigError: It is not, or one cannot; a line for each fault, none with the address in it.
     """
-    parameters = parse_qs(urlsplit(dsn).query)
+    try:
+        parts = urlsplit(dsn)
+        parameters = parse_qs(parts.query, strict_parsing=bool(parts.query))
+    except ValueError as error:
+        raise ConfigError(_NO_ADDRESS) from error
+    # As asyncpg does: from the first @ on.
+    *_, hosts = parts.netloc.split("@", maxsplit=1)
+    problems: list[str] = []
+    if (
+        parts.scheme not in {"postgresql", "postgres"}
+        or parts.fragment
+        or not all(map(_HOST.fullmatch, hosts.split(",")))
+    ):
+        problems.append(_NO_ADDRESS)
+    if not set(parameters.get("sslmode", ())) <= set(_SSL_MODES):
+        problems.append(f"WINDSOR_DATABASE_URL: sslmode must be one of {', '.join(_SSL_MODES)}")
     for name in ("sslrootcert", "sslcert", "sslkey"):
-        for file in parameters.get(name, ()):
-            try:
-                Path(file).expanduser().read_bytes()
-            except OSError as error:
-                raise ConfigError(
-                    f"WINDSOR_DATABASE_URL: {name} names {file}: {error.strerror}"
-                ) from error
+        problems += [
+            f"WINDSOR_DATABASE_URL: {name} names {file}: {fault}"
+            for file in parameters.get(name, ())
+            if (fault := _fault_of_file(name, file)) is not None
+        ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _fault_of_file(name: str, file: str) -> str | None:
+    path = Path(file).expanduser()
+    try:
+        path.read_bytes()
+        if name == "sslrootcert":
+            ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        return "it holds no certificates"
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+@asynccontextmanager
+async def connected(
+    dsn: str,
+    *,
+    connect_seconds: float = 10.0,
+    statement_seconds: float | None = 60.0,
+    name: str = "windsor",
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection for some questions; whatever fails inside is taken for Postgres' and translated.
+
+    Args:
+        dsn: The database.
+        connect_seconds: For connecting.
+        statement_seconds: For each statement; None where it may take as long as it takes.
+        name: As Postgres shows who is connected.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        TransientSinkError: Postgres is away, or refuses us.
+        PermanentSinkError: It refuses what it was sent.
+    """
+    try:
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=connect_seconds,
+            command_timeout=statement_seconds,
+            server_settings={"timezone": "UTC", "application_name": name},
+        )
+        try:
+            notice_dead_network(connection)
+            yield connection
+        finally:
+            await connection.close(timeout=5)
+    except FAILURES as error:
+        raise translated(error) from error
 
 
 async def prepare_connection(connection: Connection) -> None:

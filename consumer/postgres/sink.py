@@ -58,7 +58,7 @@ class PostgresOptions(NamedTuple):
     dsn: str
     connections_max: int = 3
     connect_timeout_seconds: float = 10.0
-    statement_timeout_seconds: float = 60.0
+    statement_timeout_seconds: float = 20.0
 
 
 class PostgresSink:
@@ -71,10 +71,9 @@ class PostgresSink:
         self._identities = Identities()
         self._checked_batches_left = 0
 
-    @property
-    def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """The connections, for their metrics and for questions beside the batches."""
-        return self._pool
+    def connections(self) -> tuple[int, int]:
+        """How many connections there are, and how many of them are idle."""
+        return self._pool.get_size(), self._pool.get_idle_size()
 
     async def write(self, batch: Batch) -> Written:
         """Write a batch in one transaction; see `consumer.ports.Sink.write`."""

@@ -7,8 +7,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from consumer.app import kafka_options
 from consumer.errors import TransientSinkError
+from consumer.options import kafka_options
 from dashboard.catalogue import load_catalogue
 from dashboard.database import Views
 from dashboard.doors import Guarded

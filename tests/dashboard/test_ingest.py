@@ -649,6 +649,33 @@ async def test_a_proxys_word_is_taken_only_from_one_that_was_named(
         assert json.loads(record.value)["context"] == {"ip": expected}
 
 
+async def test_what_may_happen_is_counted_from_0(served: Endpoint) -> None:
+    async with httpx.AsyncClient(base_url=served.probes_url) as client:
+        shown = (await client.get("/metrics")).text.splitlines()
+
+    counted = {line.partition(" ")[0]: line.rpartition(" ")[2] for line in shown}
+    wanted = [
+        *[
+            f'requests_total{{code="{code}",path="{path}"}}'
+            for path in ("/v1/batch", "/v1/t", "/v1/m", "/b")
+            for code in (200, 400, 401, 413, 503)
+        ],
+        *[
+            f'cut_off_total{{reason="{reason}"}}'
+            for reason in ("slow", "headers", "malformed", "connections")
+        ],
+        *[
+            f'refused_total{{reason="{reason}"}}'
+            for reason in ("busy", "unavailable", "rate_limited", "unknown_token", "missing_field")
+        ],
+        'calls_total{type="alias"}',
+    ]
+    assert {name: counted.get(f"windsor_endpoint_{name}") for name in wanted} == dict.fromkeys(
+        wanted, "0.0"
+    )
+    assert len([name for name in counted if name.startswith("windsor_endpoint_")]) < 300
+
+
 async def test_what_was_answered_is_counted(served: Endpoint) -> None:
     await served.client.post("/v1/batch", json={"batch": [{"type": "track", **TRACK}] * 3})
     await served.client.post("/v1/track", json={})
