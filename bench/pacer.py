@@ -10,20 +10,26 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 
 from bench.calls import Record, calls, probe
-from bench.servers import PARTITIONS, append, partition_of, producing
+from bench.servers import partition_of, producing
+
+if TYPE_CHECKING:
+    from aiokafka.producer.message_accumulator import BatchBuilder
 
 PROBE_USERS: Final = 20
 PROBES_PER_SECOND: Final = 100
 
-_TICK_SECONDS: Final = 0.005
+# As a producer that lingers a little; how exactly the bench looks, too.
+_TICK_SECONDS: Final = 0.01
+
+_Placed: TypeAlias = tuple[int, bytes, bytes]
+"""A record's partition, key and value."""
 
 
 class Sent(msgspec.Struct):
@@ -40,14 +46,15 @@ async def pace(kafka: str, topic: str, calls_per_second: float, seconds: float) 
     """Send for so long, once stdin has a line."""
     ordinary_per_second = max(1.0, calls_per_second - PROBES_PER_SECOND)
     # Made before, since making one takes as long as sending ten.
-    ordinary = list(
-        calls(
+    ordinary = [
+        _placed(record)
+        for record in calls(
             int(seconds * ordinary_per_second),
             seed=9,
             start=datetime.now(UTC),
             step=timedelta(seconds=1 / ordinary_per_second),
         )
-    )
+    ]
     gc.freeze()
     async with producing(kafka) as producer:
         print("ready", flush=True)
@@ -58,7 +65,7 @@ async def pace(kafka: str, topic: str, calls_per_second: float, seconds: float) 
 async def _pace(
     producer: AIOKafkaProducer,
     topic: str,
-    ordinary: list[Record],
+    ordinary: list[_Placed],
     ordinary_per_second: float,
     seconds: float,
 ) -> Sent:
@@ -69,33 +76,36 @@ async def _pace(
         elapsed = min(time.monotonic() - started, seconds)
         timestamp_ms = int(time.time() * 1000)
         due = min(int(elapsed * ordinary_per_second) + 1, len(ordinary))
-        records = [record._replace(timestamp_ms=timestamp_ms) for record in ordinary[sent:due]]
+        records = ordinary[sent:due]
         sent = due
         for number in range(len(probes_ms), int(elapsed * PROBES_PER_SECOND)):
-            records.append(probe(number % PROBE_USERS, number, timestamp_ms))
+            records.append(_placed(probe(number % PROBE_USERS, number, timestamp_ms)))
             probes_ms.append(timestamp_ms)
-        await _send(producer, topic, records)
+        await _send(producer, topic, records, timestamp_ms)
         await asyncio.sleep(_TICK_SECONDS)
     seconds = time.monotonic() - started
     return Sent(probes_ms, (sent + len(probes_ms)) / seconds)
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, records: list[Record]) -> None:
-    for partition, of_partition in _by_partition(records):
-        builder = producer.create_batch()
-        for record in of_partition:
-            if not append(builder, record):
-                await producer.send_batch(builder, topic, partition=partition)
-                builder = producer.create_batch()
-                append(builder, record)
+def _placed(record: Record) -> _Placed:
+    return partition_of(record.key), record.key, record.value
+
+
+async def _send(
+    producer: AIOKafkaProducer, topic: str, records: list[_Placed], timestamp_ms: int
+) -> None:
+    """Send by hand-made batches; in few steps, since what we take is taken from who is measured."""
+    builders: dict[int, BatchBuilder] = {}
+    for partition, key, value in records:
+        builder = builders.get(partition)
+        if builder is None:
+            builder = builders[partition] = producer.create_batch()
+        if builder.append(key=key, value=value, timestamp=timestamp_ms) is None:
+            await producer.send_batch(builder, topic, partition=partition)
+            builder = builders[partition] = producer.create_batch()
+            builder.append(key=key, value=value, timestamp=timestamp_ms)
+    for partition, builder in builders.items():
         await producer.send_batch(builder, topic, partition=partition)
-
-
-def _by_partition(records: list[Record]) -> Iterator[tuple[int, list[Record]]]:
-    found: list[list[Record]] = [[] for _ in range(PARTITIONS)]
-    for record in records:
-        found[partition_of(record.key)].append(record)
-    return ((number, some) for number, some in enumerate(found) if some)
 
 
 def main() -> None:

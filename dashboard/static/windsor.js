@@ -139,6 +139,21 @@ document.addEventListener("visibilitychange", () => {
   show();
 });
 
+// What was stored while the stream was away: the page is asked for anew, and what is above the
+// newest line that is here already arrives like any other event.
+async function catchUp() {
+  const answer = await fetch(location.href);
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const lines = [...page.querySelectorAll("#feed .line")];
+  const met = lines.findIndex((line) => document.getElementById(line.id));
+  const missed = met < 0 ? lines : lines.slice(0, met);
+  if (!missed.length) return;
+  // More than a page: between it and what is here there would be a hole.
+  if (met < 0 && document.querySelector("#feed .line")) return location.reload();
+  arrive({ html: missed.map((line) => line.outerHTML).join(""), count: missed.length });
+}
+
 function listen() {
   const live = document.querySelector("[data-live]");
   if (source) source.close();
@@ -147,11 +162,15 @@ function listen() {
   if (!live) return;
   const word = live.querySelector("[data-live-word]");
   source = new EventSource(live.dataset.live);
+  let wasAway = false;
   source.addEventListener("hello", () => {
     live.classList.add("on");
     word.textContent = "Live";
+    if (wasAway) catchUp();
+    wasAway = false;
   });
   source.addEventListener("error", () => {
+    wasAway = true;
     live.classList.remove("on");
     word.textContent = "Reconnecting";
   });

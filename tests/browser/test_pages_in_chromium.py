@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -9,6 +10,7 @@ from playwright.async_api import Browser, expect
 
 from tests.browser.chromium import Scheme, barriers, chromium, overflow, page_of
 from tests.dashboard.looking import Looker, looking, store_calls, store_story
+from tests.proxy import Address, Fault, proxying
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -154,6 +156,33 @@ async def test_events_arrive_without_losing_ones_place(database: str, browser: B
         await page.locator(".arrivals").click()
         await expect(page.locator(".line").first).to_contain_text("u62 exported a report")
         await page.wait_for_function("window.scrollY === 0")
+
+
+async def test_what_was_stored_while_the_stream_was_away_arrives_too(
+    database: str, browser: Browser
+) -> None:
+    def call(number: int) -> dict[str, object]:
+        return {
+            "type": "track", "userId": f"u{number}", "event": "Report Exported",
+            "messageId": f"m{number}", "timestamp": datetime.now(UTC).isoformat(),
+        }  # fmt: skip
+
+    await store_calls(database, map(call, range(3)))
+    async with looking(database) as looker, page_of(browser, looker) as page:
+        port = urlsplit(looker.served.url).port
+        async with proxying(Address(port)) as proxy:
+            await page.goto(f"http://127.0.0.1:{proxy.port}/")
+            await expect(page.locator("[data-live-word]")).to_have_text("Live")
+            proxy.fail(Fault.CLOSED)
+            await expect(page.locator("[data-live-word]")).to_have_text("Reconnecting")
+            await store_calls(database, [call(3), call(4)])
+            proxy.mend()
+            await expect(page.locator("[data-live-word]")).to_have_text("Live", timeout=30_000)
+            await expect(page.locator(".line")).to_have_count(5)
+            await expect(page.locator(".line").first).to_contain_text("u4 exported a report")
+            # The stream goes on.
+            await store_calls(database, [call(5)])
+            await expect(page.locator(".line").first).to_contain_text("u5 exported a report")
 
 
 async def test_theme_is_switched_and_remembered(looker: Looker, browser: Browser) -> None:
