@@ -16,6 +16,7 @@ _FOLDER = Path(__file__).parent
 
 # An avatar that is not fetched, and a page that says that it is not there.
 _EXPECTED = re.compile(r"net::ERR_FAILED|status of 404")
+_NETWORK = re.compile(r"net::ERR_\w+")
 
 Scheme = Literal["light", "dark"]
 
@@ -39,8 +40,14 @@ async def page_of(
     looker: Looker,
     scheme: Scheme = "light",
     size: tuple[int, int] = (1280, 860),
+    *,
+    network_fails: bool = False,
 ) -> AsyncIterator[Page]:
-    """A page that is signed in; what its console says against us fails the test at its end."""
+    """A page that is signed in; what its console says against us fails the test at its end.
+
+    Where the test breaks the network, what the console says of that is no fault.
+    """
+    expected = _NETWORK if network_fails else _EXPECTED
     context = await browser.new_context(
         base_url=looker.served.url,
         color_scheme=scheme,
@@ -61,7 +68,7 @@ async def page_of(
         "console",
         lambda message: (
             faults.append(message.text)
-            if message.type in {"error", "warning"} and not _EXPECTED.search(message.text)
+            if message.type in {"error", "warning"} and not expected.search(message.text)
             else None
         ),
     )

@@ -168,7 +168,7 @@ async def test_what_was_stored_while_the_stream_was_away_arrives_too(
         }  # fmt: skip
 
     await store_calls(database, map(call, range(3)))
-    async with looking(database) as looker, page_of(browser, looker) as page:
+    async with looking(database) as looker, page_of(browser, looker, network_fails=True) as page:
         port = urlsplit(looker.served.url).port
         async with proxying(Address(port)) as proxy:
             await page.goto(f"http://127.0.0.1:{proxy.port}/")
