@@ -37,6 +37,13 @@ async def browser() -> AsyncIterator[Browser]:
         yield browser
 
 
+def call(number: int) -> dict[str, object]:
+    return {
+        "type": "track", "userId": f"u{number}", "event": "Report Exported",
+        "messageId": f"m{number}", "timestamp": datetime.now(UTC).isoformat(),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize(("scheme", "size"), [("light", DESK), ("dark", PHONE)])
 async def test_page_has_no_barrier_and_fits_its_window(
@@ -125,12 +132,6 @@ async def test_switch_brings_pages_in_and_is_remembered(looker: Looker, browser:
 
 
 async def test_events_arrive_without_losing_ones_place(database: str, browser: Browser) -> None:
-    def call(number: int) -> dict[str, object]:
-        return {
-            "type": "track", "userId": f"u{number}", "event": "Report Exported",
-            "messageId": f"m{number}", "timestamp": datetime.now(UTC).isoformat(),
-        }  # fmt: skip
-
     await store_calls(database, map(call, range(60)))
     async with looking(database) as looker, page_of(browser, looker) as page:
         await page.goto("/")
@@ -161,12 +162,6 @@ async def test_events_arrive_without_losing_ones_place(database: str, browser: B
 async def test_what_was_stored_while_the_stream_was_away_arrives_too(
     database: str, browser: Browser
 ) -> None:
-    def call(number: int) -> dict[str, object]:
-        return {
-            "type": "track", "userId": f"u{number}", "event": "Report Exported",
-            "messageId": f"m{number}", "timestamp": datetime.now(UTC).isoformat(),
-        }  # fmt: skip
-
     await store_calls(database, map(call, range(3)))
     async with looking(database) as looker, page_of(browser, looker, network_fails=True) as page:
         port = urlsplit(looker.served.url).port
