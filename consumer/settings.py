@@ -227,7 +227,8 @@ def _given(environ: Mapping[str, str], problems: dict[str, str]) -> dict[str, st
             continue
         variable = name.removesuffix("_FILE")
         if name in _FIELDS:
-            given[name] = value.strip()
+            if value.strip():
+                given[name] = value.strip()
         elif variable in _FIELDS:
             try:
                 given.setdefault(variable, Path(value).read_text(encoding="utf-8").strip())

@@ -71,7 +71,7 @@ def door_options(settings: "Settings") -> DoorOptions:
     """
     header, password_hash = settings.dashboard_trusted_header, settings.dashboard_password_hash
     check_all(
-        lambda: _check_header(header, settings.dashboard_proxies),
+        lambda: _check_header(header, _proxies(settings)),
         lambda: _check_hash(password_hash),
     )
     return DoorOptions(
@@ -79,7 +79,7 @@ def door_options(settings: "Settings") -> DoorOptions:
     )
 
 
-def _check_header(header: str | None, proxies: str | None) -> None:
+def _check_header(header: str | None, proxies: list[str]) -> None:
     if header is None:
         return
     if _HEADER.fullmatch(header) is None:
@@ -87,7 +87,7 @@ def _check_header(header: str | None, proxies: str | None) -> None:
             "WINDSOR_DASHBOARD_TRUSTED_HEADER: must be a header's name, such as X-Forwarded-Email"
             f" (is {header!r})"
         )
-    if proxies in {None, "*"}:
+    if proxies in ([], ["*"]):
         raise ConfigError(
             "WINDSOR_DASHBOARD_TRUSTED_HEADER: needs WINDSOR_DASHBOARD_PROXIES with the addresses"
             " of the proxies that set it, or anybody could"
@@ -105,14 +105,18 @@ def _check_hash(password_hash: str | None) -> None:
             ) from error
 
 
+def _proxies(settings: "Settings") -> list[str]:
+    names = (name.strip() for name in (settings.dashboard_proxies or "").split(","))
+    return [name for name in names if name]
+
+
 def proxies_of(settings: "Settings") -> list[str]:
     """The addresses and networks of the proxies that are believed; `*` alone is anybody's.
 
     Raises:
         ConfigError: One is neither.
     """
-    proxies = [name.strip() for name in (settings.dashboard_proxies or "").split(",")]
-    proxies = [name for name in proxies if name]
+    proxies = _proxies(settings)
     if proxies != ["*"]:
         # A network whose address has bits beyond its mask would be believed of nobody.
         for proxy in proxies:

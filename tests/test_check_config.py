@@ -9,7 +9,7 @@ from consumer.errors import ConfigError, check_all
 from consumer.postgres import check_dsn
 
 GOOD = {
-    "kafka_bootstrap_servers": "a:9092, b:9093,[::1]:9092",
+    "kafka_bootstrap_servers": "a:9092, b:9093,,[::1]:9092,",
     "database_url": "postgresql://windsor:p%40ss@db1:5432,db2/windsor?sslmode=prefer",
 }
 ADDRESS = (
@@ -150,7 +150,7 @@ def test_commands_refuse_the_same_when_they_start(
     assert sorted(line.split(": ")[1] for line in said) == [f"WINDSOR_{name}" for name in refused]
 
 
-@pytest.mark.parametrize("brokers", ["b:x", "kafka://b:1", "b:1,,c:2", "b:70000", "[::1"])
+@pytest.mark.parametrize("brokers", ["b:x", "kafka://b:1", ",", ", ,", "b:70000", "[::1"])
 def test_brokers_that_are_none_are_refused(checked: Checked, brokers: str) -> None:
     assert checked(**GOOD | {"kafka_bootstrap_servers": brokers}) == (
         2,
@@ -205,6 +205,9 @@ def test_only_what_one_command_needs_is_asked_for(checked: Checked) -> None:
         "postgresql://u:p@h:port/d",
         "postgresql://[::1/d",
         "postgresql://h/d?sslmode",
+        "postgresql://h1,/d",
+        "postgresql:///d?host=h:port",
+        "postgresql:///d?host=h&port=port",
     ],
 )
 def test_address_that_is_none_is_refused_and_not_printed(dsn: str) -> None:
@@ -222,6 +225,10 @@ def test_address_that_is_none_is_refused_and_not_printed(dsn: str) -> None:
         "postgresql://u:p@%2Ftmp/d",
         "postgresql://u:p@[::1]:5432,h2:5433/d?target_session_attrs=primary",
         "postgresql://",
+        "postgresql://u@h:/d",
+        "postgresql://h/d?sslmode=sometimes&sslmode=verify_full",
+        "postgresql:///d?host=/a,h2:5433&port=5432,",
+        f"postgresql://h/d?sslmode=prefer&sslrootcert={__file__}",
     ],
 )
 def test_address_as_the_client_takes_it_is_none_of_ours_to_refuse(dsn: str) -> None:
@@ -233,7 +240,7 @@ def test_file_without_certificates_is_no_authority(tmp_path: Path) -> None:
     file.write_text("none")
 
     with pytest.raises(ConfigError) as caught:
-        check_dsn(f"postgresql://h/d?sslrootcert={file}")
+        check_dsn(f"postgresql://h/d?sslmode=verify-full&sslrootcert={file}")
 
     assert str(caught.value) == (
         f"WINDSOR_DATABASE_URL: sslrootcert names {file}: it holds no certificates"

@@ -144,7 +144,8 @@ def test_secret_comes_from_a_file_and_is_never_printed(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("postgresql://windsor:hunter2@db/windsor\n")
 
-    settings = load_settings({"WINDSOR_DATABASE_URL_FILE": str(file)})
+    # Empty, the variable itself is not given.
+    settings = load_settings({"WINDSOR_DATABASE_URL": " ", "WINDSOR_DATABASE_URL_FILE": str(file)})
 
     assert settings.database_url == "postgresql://windsor:hunter2@db/windsor"
     assert "hunter2" not in repr(settings)

@@ -67,11 +67,13 @@ def check_options(options: KafkaOptions) -> None:
 
 
 def _check_brokers(bootstrap_servers: str) -> None:
+    # A comma too many does no harm.
+    listed = [broker for broker in bootstrap_servers.split(",") if broker.strip()]
     try:
-        brokers = collect_hosts(bootstrap_servers, randomize=False) if bootstrap_servers else []
         are_brokers = all(
-            host and "/" not in host and 1 <= port <= _PORT_MAX for host, port, _ in brokers
-        )
+            host and "/" not in host and 1 <= port <= _PORT_MAX
+            for host, port, _ in (collect_hosts(listed, randomize=False) if listed else ())
+        ) and bool(listed or not bootstrap_servers)
     except ValueError:
         are_brokers = False
     if not are_brokers:

@@ -62,7 +62,8 @@ _NO_ADDRESS: Final = (
     " with %23 for a # in the password, %2F for a /, %40 for an @"
 )
 # One of several, with or without a port; a folder of sockets is written %2Ftmp.
-_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:[0-9]{1,5})?")
+_HOST: Final = re.compile(r"(\[[^\[\]]+\]|[^:@\[\]]*)(:[0-9]{0,5})?")
+_PORTS: Final = re.compile(r"[0-9]{0,5}(,[0-9]{0,5})*")
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -133,30 +134,41 @@ def check_dsn(dsn: str) -> None:
         raise ConfigError(_NO_ADDRESS) from error
     # As asyncpg does: from the first @ on.
     *_, hosts = parts.netloc.split("@", maxsplit=1)
+    # Of what is given twice the last counts, and an underscore is a hyphen.
+    given = {name: values[-1] for name, values in parameters.items()}
+    ssl_mode = given.get("sslmode", "prefer").replace("_", "-")
     problems: list[str] = []
     if (
         parts.scheme not in {"postgresql", "postgres"}
         or parts.fragment
-        or not all(map(_HOST.fullmatch, hosts.split(",")))
+        or not _are_hosts(hosts)
+        or not _are_hosts(given.get("host", ""))
+        or _PORTS.fullmatch(given.get("port", "")) is None
     ):
         problems.append(_NO_ADDRESS)
-    if not set(parameters.get("sslmode", ())) <= set(_SSL_MODES):
+    if ssl_mode not in _SSL_MODES:
         problems.append(f"WINDSOR_DATABASE_URL: sslmode must be one of {', '.join(_SSL_MODES)}")
     for name in ("sslrootcert", "sslcert", "sslkey"):
-        problems += [
-            f"WINDSOR_DATABASE_URL: {name} names {file}: {fault}"
-            for file in parameters.get(name, ())
-            if (fault := _fault_of_file(name, file)) is not None
-        ]
+        # A mode that may do without TLS looks at no authority.
+        is_authority = name == "sslrootcert" and ssl_mode in _SSL_MODES[3:]
+        fault = _fault_of_file(given[name], is_authority=is_authority) if name in given else None
+        if fault is not None:
+            problems.append(f"WINDSOR_DATABASE_URL: {name} names {given[name]}: {fault}")
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def _fault_of_file(name: str, file: str) -> str | None:
+def _are_hosts(hosts: str) -> bool:
+    """Whether these are hosts, of which one alone may be left out: then it is a socket."""
+    several = hosts.split(",")
+    return all(map(_HOST.fullmatch, several)) and (len(several) == 1 or all(several))
+
+
+def _fault_of_file(file: str, *, is_authority: bool) -> str | None:
     path = Path(file).expanduser()
     try:
         path.read_bytes()
-        if name == "sslrootcert":
+        if is_authority:
             ssl.create_default_context(cafile=path)
     except ssl.SSLError:
         return "it holds no certificates"
@@ -197,7 +209,11 @@ async def connected(
             notice_dead_network(connection)
             yield connection
         finally:
-            await connection.close(timeout=5)
+            try:
+                await connection.close(timeout=5)
+            except FAILURES:
+                # What was answered holds, and so does what went wrong before.
+                connection.terminate()
     except FAILURES as error:
         raise translated(error) from error
 

@@ -78,6 +78,20 @@ document.addEventListener("click", async (click) => {
 // says how many, so that nobody loses their place.
 let source = null;
 let waiting = [];
+// Whether more was missed than a page holds: then only a fresh page has it all.
+let holed = false;
+
+function isHere(line) {
+  return (
+    document.getElementById(line.id) !== null ||
+    waiting.some((told) => told.html.includes(`id="${line.id}"`))
+  );
+}
+
+function isTopInSight() {
+  const opened = document.querySelector('.open[aria-expanded="true"]');
+  return window.scrollY < 80 && !opened && !document.hidden;
+}
 
 function put(events) {
   const feed = document.getElementById("feed");
@@ -115,8 +129,7 @@ function show() {
 }
 
 function arrive(told) {
-  const opened = document.querySelector('.open[aria-expanded="true"]');
-  if (window.scrollY < 80 && !opened && !document.hidden) {
+  if (isTopInSight() && !holed) {
     put([told.html]);
   } else {
     waiting = [...waiting, told].slice(-200);
@@ -126,6 +139,7 @@ function arrive(told) {
 
 document.addEventListener("click", (click) => {
   if (!click.target.closest(".arrivals")) return;
+  if (holed) return location.reload();
   window.scrollTo({ top: 0 });
   put(waiting.map((told) => told.html));
   document.getElementById("said").textContent = `${waiting.length} new events shown`;
@@ -133,48 +147,67 @@ document.addEventListener("click", (click) => {
   show();
 });
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden || window.scrollY >= 80 || !waiting.length) return;
+  if (document.hidden || window.scrollY >= 80 || !waiting.length || holed) return;
   put(waiting.map((told) => told.html));
   waiting = [];
   show();
 });
 
-// What was stored while the stream was away: the page is asked for anew, and what is above the
-// newest line that is here already arrives like any other event.
-async function catchUp() {
+// What was stored while the stream was away: the page is asked for anew, and what is not here yet
+// arrives like any other event.
+async function catchUp(mine) {
   const answer = await fetch(location.href);
-  if (!answer.ok) return;
+  if (!answer.ok) throw new Error(`the feed answers ${answer.status}`);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (source !== mine) return;
   const lines = [...page.querySelectorAll("#feed .line")];
-  const met = lines.findIndex((line) => document.getElementById(line.id));
-  const missed = met < 0 ? lines : lines.slice(0, met);
+  const missed = lines.filter((line) => !isHere(line));
   if (!missed.length) return;
-  // More than a page: between it and what is here there would be a hole.
-  if (met < 0 && document.querySelector("#feed .line")) return location.reload();
+  if (missed.length === lines.length && document.querySelector("#feed .line")) {
+    if (isTopInSight()) return location.reload();
+    holed = true;
+  }
   arrive({ html: missed.map((line) => line.outerHTML).join(""), count: missed.length });
 }
 
-function listen() {
+function listen(wasAway = false) {
   const live = document.querySelector("[data-live]");
   if (source) source.close();
   source = null;
   waiting = [];
+  holed = false;
+  show();
   if (!live) return;
   const word = live.querySelector("[data-live-word]");
-  source = new EventSource(live.dataset.live);
-  let wasAway = false;
-  source.addEventListener("hello", () => {
+  const mine = new EventSource(live.dataset.live);
+  source = mine;
+  let gaps = wasAway ? 1 : 0;
+  let caughtUp = Promise.resolve();
+  mine.addEventListener("hello", () => {
     live.classList.add("on");
     word.textContent = "Live";
-    if (wasAway) catchUp();
-    wasAway = false;
+    if (!gaps) return;
+    const closing = gaps;
+    caughtUp = catchUp(mine).then(
+      () => (gaps -= closing),
+      // The next hello tries again.
+      () => undefined,
+    );
   });
-  source.addEventListener("error", () => {
-    wasAway = true;
+  mine.addEventListener("error", () => {
+    gaps += 1;
     live.classList.remove("on");
     word.textContent = "Reconnecting";
+    // After an answer that is no stream the browser does not come again by itself.
+    if (mine.readyState === EventSource.CLOSED) {
+      setTimeout(() => source === mine && listen(true), 5000);
+    }
   });
-  source.addEventListener("lines", (message) => arrive(JSON.parse(message.data)));
+  mine.addEventListener("lines", async (message) => {
+    // Else they would pass for the newest that the page has.
+    await caughtUp;
+    if (source === mine) arrive(JSON.parse(message.data));
+  });
 }
 listen();
 document.addEventListener("htmx:afterSettle", (event) => {
@@ -182,5 +215,5 @@ document.addEventListener("htmx:afterSettle", (event) => {
 });
 window.addEventListener("pagehide", () => source?.close());
 window.addEventListener("pageshow", (event) => {
-  if (event.persisted) listen();
+  if (event.persisted) listen(true);
 });

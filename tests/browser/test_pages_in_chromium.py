@@ -1,7 +1,7 @@
 """Every page in a real Chromium: whole, without barriers, on a desk and on a phone."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
@@ -170,10 +170,12 @@ async def test_what_was_stored_while_the_stream_was_away_arrives_too(
             await expect(page.locator("[data-live-word]")).to_have_text("Live")
             proxy.fail(Fault.CLOSED)
             await expect(page.locator("[data-live-word]")).to_have_text("Reconnecting")
-            await store_calls(database, [call(3), call(4)])
+            hour_ago = datetime.now(UTC) - timedelta(hours=1)
+            late = {**call(9), "timestamp": hour_ago.isoformat()}
+            await store_calls(database, [call(3), call(4), late])
             proxy.mend()
             await expect(page.locator("[data-live-word]")).to_have_text("Live", timeout=30_000)
-            await expect(page.locator(".line")).to_have_count(5)
+            await expect(page.locator(".line")).to_have_count(6)
             await expect(page.locator(".line").first).to_contain_text("u4 exported a report")
             # The stream goes on.
             await store_calls(database, [call(5)])

@@ -98,7 +98,7 @@ async def test_header_is_believed_of_the_proxy_alone(database: str) -> None:
 
 
 def test_header_without_proxies_is_refused() -> None:
-    for proxies in (None, "*"):
+    for proxies in (None, "*", "*,", " ,"):
         settings = Settings(dashboard_trusted_header="X-User", dashboard_proxies=proxies)
         with pytest.raises(ConfigError, match="WINDSOR_DASHBOARD_PROXIES"):
             door_options(settings)
