@@ -1,10 +1,10 @@
-"""Whose fault an error of Postgres is."""
+"""Whose fault an error of Postgres is, and what a connection that fails to close takes along."""
 
 import asyncpg
 import pytest
 
-from consumer.errors import ConfigError, PermanentSinkError, TransientSinkError
-from consumer.postgres import FAILURES, translated
+from consumer.errors import ConfigError, PermanentSinkError, SchemaError, TransientSinkError
+from consumer.postgres import FAILURES, connected, translated
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,23 @@ def test_our_own_mistake_stays_what_it_is() -> None:
     error = asyncpg.UndefinedTableError("no such table")
 
     assert translated(error) is error
+
+
+async def test_connection_that_does_not_close_takes_back_nothing(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[asyncpg.Connection[asyncpg.Record]] = []
+
+    async def silent(self: "asyncpg.Connection[asyncpg.Record]", **_: object) -> None:
+        closed.append(self)
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncpg.Connection, "close", silent)
+    async with connected(database) as connection:
+        answer = await connection.fetchval("SELECT 1")
+    with pytest.raises(SchemaError):
+        async with connected(database):
+            raise SchemaError("of another version")
+
+    assert answer == 1
+    assert [connection.is_closed() for connection in closed] == [True, True]

@@ -67,13 +67,15 @@ def check_options(options: KafkaOptions) -> None:
 
 
 def _check_brokers(bootstrap_servers: str) -> None:
+    if not bootstrap_servers:
+        return
     # A comma too many does no harm.
     listed = [broker for broker in bootstrap_servers.split(",") if broker.strip()]
     try:
-        are_brokers = all(
+        are_brokers = bool(listed) and all(
             host and "/" not in host and 1 <= port <= _PORT_MAX
-            for host, port, _ in (collect_hosts(listed, randomize=False) if listed else ())
-        ) and bool(listed or not bootstrap_servers)
+            for host, port, _ in collect_hosts(listed, randomize=False)
+        )
     except ValueError:
         are_brokers = False
     if not are_brokers:
