@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
@@ -173,8 +173,3 @@ def icons() -> frozenset[str]:
     """The icons of the sprite."""
     sprite = (resources.files(__package__ or "") / "static" / "icons.svg").read_text("utf-8")
     return frozenset(re.findall(r'<symbol id="([a-z-]+)"', sprite))
-
-
-def context_of(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 - whatever was sent
-    """An object, or an empty one."""
-    return value if isinstance(value, Mapping) else {}

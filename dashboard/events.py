@@ -9,10 +9,10 @@ from uuid import UUID
 from starlette.datastructures import QueryParams
 
 from consumer.sql import load_queries
-from dashboard.catalogue import CATEGORIES, Catalogue, Told, context_of
+from dashboard.catalogue import CATEGORIES, Catalogue, Told
 from dashboard.database import Views
 from dashboard.people import Person, one_line, person_of
-from dashboard.stored_json import decoded
+from dashboard.stored_json import decoded_object
 from dashboard.summary import Event, text_of
 
 PAGE_LINES: Final = 50
@@ -154,14 +154,14 @@ class Lines(NamedTuple):
 
 def line_of(row: Mapping[str, Any], catalogue: Catalogue) -> Line:
     """Make a line of a row of `feed` or `timeline`."""
-    properties = _decoded(row["properties"])
+    properties = decoded_object(row["properties"])
     name = row["name"] or ""
     if row["type"] == "identify":
-        properties = _decoded(row["traits"])
+        properties = decoded_object(row["traits"])
     elif row["type"] == "group":
-        name = _decoded(row["traits"]).get("name") or row["named_group_id"] or ""
+        name = decoded_object(row["traits"]).get("name") or row["named_group_id"] or ""
         name = name if isinstance(name, str) else str(row["named_group_id"])
-    event = Event(name, properties, _decoded(row["context"]))
+    event = Event(name, properties, decoded_object(row["context"]))
     return Line(
         person_of(row),
         catalogue.told(event, row["type"], row["category"]),
@@ -176,10 +176,6 @@ def line_of(row: Mapping[str, Any], catalogue: Catalogue) -> Line:
         row["identity_id"],
         row["message_id"],
     )
-
-
-def _decoded(raw: str | None) -> Mapping[str, Any]:
-    return context_of(decoded(raw)) if raw is not None else {}
 
 
 class Events:

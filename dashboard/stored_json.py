@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +21,12 @@ def decoded(raw: str) -> Any:  # noqa: ANN401 - whatever was sent
             return json.loads(raw, parse_int=_integer, parse_float=_fraction)
         except ValueError as error:
             raise msgspec.DecodeError(str(error)) from error
+
+
+def decoded_object(raw: str | None) -> Mapping[str, Any]:
+    """Decode an object; what is none, or is absent, is an empty one."""
+    value = None if raw is None else decoded(raw)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _integer(digits: str) -> int | str:

@@ -13,12 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dashboard.catalogue import context_of
 from dashboard.events import HIDDEN_TYPES_OF_ONE, Events, Line, filters_of, place_of
 from dashboard.groups_found import groups_found
 from dashboard.people_found import Found, People, user_filters_of
 from dashboard.shell import Shell
-from dashboard.stored_json import decoded
+from dashboard.stored_json import decoded_object
 
 
 class ApiPages:
@@ -90,7 +89,7 @@ class ApiPages:
         items = [
             {
                 "group_id": row["group_id"],
-                "traits": context_of(decoded(row["traits"] or "{}")),
+                "traits": decoded_object(row["traits"]),
                 "members_count": row["members_count"],
             }
             for row in found.rows

@@ -10,13 +10,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from consumer.sql import load_queries
-from dashboard.catalogue import CATEGORIES, CATEGORY_ICONS, context_of
+from dashboard.catalogue import CATEGORIES, CATEGORY_ICONS
 from dashboard.events import Events, filters_of, place_of
 from dashboard.groups_found import groups_found
 from dashboard.people import Person, initials_and_hue, one_line
 from dashboard.people_found import People, UserFilters
 from dashboard.shell import Shell, looker_of
-from dashboard.stored_json import decoded
+from dashboard.stored_json import decoded_object
 
 _SQL: Final = load_queries("groups.sql", "dashboard.sql")
 _MEMBERS_SHOWN: Final = 12
@@ -129,7 +129,7 @@ def group_person(group_id: str, name: str | None) -> Person:
 
 def _traits(raw: str) -> list[tuple[str, str]]:
     try:
-        values = context_of(decoded(raw))
+        values = decoded_object(raw)
     except msgspec.DecodeError:
         # Cut, since it is very long.
         return [("traits", one_line(raw, 300))]
@@ -145,7 +145,7 @@ def _encoded(value: object) -> str:
 
 def _some_trait(raw: str | None) -> str:
     """What says most of a group in a list."""
-    values = context_of(decoded(raw)) if raw is not None else {}
+    values = decoded_object(raw)
     for key in ("plan", "industry", "website", "domain"):
         if isinstance(value := values.get(key), str):
             return one_line(value, 40)
