@@ -153,9 +153,9 @@ document.addEventListener("visibilitychange", () => {
   show();
 });
 
-// What was stored while the stream was away: the page is asked for anew, and what is not here yet
-// arrives like any other event.
-async function catchUp(mine) {
+// What was stored before the stream began, or while it was away: the page is asked for anew, and
+// what is not here yet arrives like any other event.
+async function catchUp(mine, isNew) {
   const answer = await fetch(location.href);
   if (!answer.ok) throw new Error(`the feed answers ${answer.status}`);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -163,7 +163,8 @@ async function catchUp(mine) {
   const lines = [...page.querySelectorAll("#feed .line")];
   const missed = lines.filter((line) => !isHere(line));
   if (!missed.length) return;
-  if (missed.length === lines.length && document.querySelector("#feed .line")) {
+  // A page that has just been opened is as fresh as another one would be.
+  if (missed.length === lines.length && document.querySelector("#feed .line") && !isNew) {
     if (isTopInSight()) return location.reload();
     holed = true;
   }
@@ -181,15 +182,20 @@ function listen(wasAway = false) {
   const word = live.querySelector("[data-live-word]");
   const mine = new EventSource(live.dataset.live);
   source = mine;
-  let gaps = wasAway ? 1 : 0;
+  let isNew = !wasAway;
+  // The first is that between the page and its stream.
+  let gaps = 1;
   let caughtUp = Promise.resolve();
   mine.addEventListener("hello", () => {
     live.classList.add("on");
     word.textContent = "Live";
     if (!gaps) return;
     const closing = gaps;
-    caughtUp = catchUp(mine).then(
-      () => (gaps -= closing),
+    caughtUp = catchUp(mine, isNew).then(
+      () => {
+        gaps -= closing;
+        isNew = false;
+      },
       // The next hello tries again.
       () => undefined,
     );

@@ -1,12 +1,13 @@
 """Every page in a real Chromium: whole, without barriers, on a desk and on a phone."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.browser.chromium import Scheme, barriers, chromium, overflow, page_of
 from tests.dashboard.looking import Looker, looking, store_calls, store_story
@@ -180,6 +181,26 @@ async def test_what_was_stored_while_the_stream_was_away_arrives_too(
             # The stream goes on.
             await store_calls(database, [call(5)])
             await expect(page.locator(".line").first).to_contain_text("u5 exported a report")
+
+
+async def test_what_was_stored_between_a_page_and_its_stream_arrives_too(
+    database: str, browser: Browser
+) -> None:
+    await store_calls(database, map(call, range(3)))
+    async with looking(database) as looker, page_of(browser, looker) as page:
+        stored = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await stored.wait()
+            await route.continue_()
+
+        await page.route("**/feed/live*", hold)
+        await page.goto("/")
+        await expect(page.locator(".line")).to_have_count(3)
+        await store_calls(database, [call(3)])
+        stored.set()
+        await expect(page.locator(".line").first).to_contain_text("u3 exported a report")
+        await expect(page.locator(".line")).to_have_count(4)
 
 
 async def test_theme_is_switched_and_remembered(looker: Looker, browser: Browser) -> None:
