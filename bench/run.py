@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -140,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results_file = FOLDER / ("long.json" if options.long else "latest.json")
     # It warns of each topic whose leaders are still being chosen, and tries again.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    # Told to end, it ends its servers and workers too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     FOLDER.mkdir(exist_ok=True)
     try:
         names = [name for name in options.only.split(",") if name]
@@ -151,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WindsorError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted, nothing is written", file=sys.stderr)
+        return 130
     results_file.write_text(results.text())
     print(f"\n{table(results.figures)}\n\nwritten to {results_file}")
     return 0

@@ -64,9 +64,13 @@ class Workers:
     """So many `windsor consume` of one group."""
 
     def __init__(
-        self, processes: Sequence["subprocess.Popen[bytes]"], ports: Sequence[int]
+        self,
+        processes: Sequence["subprocess.Popen[bytes]"],
+        ports: Sequence[int],
+        client: httpx.Client,
     ) -> None:
         self._processes = processes
+        self._client = client
         self._statuses = [psutil.Process(process.pid) for process in processes]
         self._urls = [f"http://127.0.0.1:{port}" for port in ports]
 
@@ -93,15 +97,14 @@ class Workers:
     def _get_all(self, path: str) -> list[str]:
         if any(process.poll() is not None for process in self._processes):
             raise WindsorError("a worker ended: its last words are above")
-        return [_get(url + path) for url in self._urls]
+        return [self._get(url + path) for url in self._urls]
 
-
-def _get(url: str) -> str:
-    try:
-        return httpx.get(url, timeout=10).raise_for_status().text
-    except (httpx.TransportError, httpx.HTTPStatusError):
-        # It does not listen yet, or is not ready.
-        return ""
+    def _get(self, url: str) -> str:
+        try:
+            return self._client.get(url).raise_for_status().text
+        except (httpx.TransportError, httpx.HTTPStatusError):
+            # It does not listen yet, or is not ready.
+            return ""
 
 
 def _rss_bytes_max(process: psutil.Process) -> int:
@@ -131,7 +134,9 @@ async def working(servers: Servers, topic: str, dsn: str, count: int) -> AsyncIt
             exits.enter_context(_consuming({**environment, "WINDSOR_HTTP_PORT": str(port)}))
             for port in ports
         ]
-        yield Workers(processes, ports)
+        # One for all questions: a client of its own for each took a twentieth of the machine.
+        client = exits.enter_context(httpx.Client(timeout=10))
+        yield Workers(processes, ports, client)
 
 
 @contextmanager
