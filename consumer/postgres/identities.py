@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from consumer.core.call import Clock, Identity, IdentityKind
+from consumer.core.call import Identity, IdentityKind
 from consumer.core.fold import KINDS, Deltas
 from consumer.core.merge import IdentityState
 from consumer.postgres.connection import Connection
@@ -19,7 +19,7 @@ from consumer.sql import load_queries
 
 _SQL: Final = load_queries("write.sql")
 
-# Of all kinds, some 450 bytes each, in two generations.
+# Of all kinds, some 300 bytes each, in two generations.
 _REMEMBERED_MAX: Final = 100_000
 # Ids of groups, of which a company has few.
 _GROUPS_MAX: Final = 10_000
@@ -31,7 +31,8 @@ class Known(msgspec.Struct, gc=False, frozen=True):
     id: int
     listed: bool
     identified: bool
-    claimed: Clock | None
+    claimed_at: int | None
+    """Microseconds; the message id would be a third of what is remembered."""
 
 
 KnownByValue: TypeAlias = dict[IdentityKind, dict[str, Known]]
@@ -53,8 +54,8 @@ class Named(NamedTuple):
 
     def learn(self, state: IdentityState) -> None:
         """Take in what was written of an identity, or read under its lock."""
-        claimed = None if state.claim is None else state.claim[0]
-        known = Known(state.id, state.listed, state.identified, claimed)
+        claimed_at = None if state.claim is None else state.claim[0].at
+        known = Known(state.id, state.listed, state.identified, claimed_at)
         self.known[state.kind][state.value] = known
         self.fresh[state.kind].append(state.value)
 
@@ -127,12 +128,11 @@ async def _find(
         [identity.value for identity in unknown],
     )
     missing = []
-    for place, id_, listed, identified, at, message_id, reserved_id in rows:
+    for place, id_, listed, identified, claimed_at, reserved_id in rows:
         identity = kind, value = unknown[place - 1]
         if id_ is None:
             missing.append(identity)
-            known[kind][value] = Known(reserved_id, listed=False, identified=False, claimed=None)
+            known[kind][value] = Known(reserved_id, listed=False, identified=False, claimed_at=None)
         else:
-            claimed = None if at is None else Clock(at, message_id)
-            known[kind][value] = Known(id_, listed, identified, claimed)
+            known[kind][value] = Known(id_, listed, identified, claimed_at)
     return missing

@@ -31,7 +31,6 @@ from consumer.core.merge import (
     Change,
     IdentityState,
     apply_delta,
-    claim_wins,
     regroup,
     replay_names,
 )
@@ -191,17 +190,17 @@ def _changing(
                 or delta.group is not None
                 or (delta.listed and not stored.listed)
                 or (delta.identified and not stored.identified)
-                or (delta.claim is not None and _may_claim(kind, delta.claim, stored.claimed))
+                or (delta.claim is not None and _may_claim(kind, delta.claim, stored.claimed_at))
             ) and stored.id not in made:
                 changing[stored.id] = delta
     return changing
 
 
-def _may_claim(kind: IdentityKind, claim: Call, standing: Clock | None) -> bool:
-    if standing is not None and claim.at > standing.at and kind in ("user", "anonymous"):
-        # Nearly always: the first claim has been made long ago.
-        return False
-    return claim_wins(kind, claim.clock, standing)
+def _may_claim(kind: IdentityKind, claim: Call, claimed_at: int | None) -> bool:
+    """Tell whether a claim may replace the standing one: at the same moment, ids decide later."""
+    if claimed_at is None:
+        return True
+    return claim.at >= claimed_at if kind in ("email", "phone") else claim.at <= claimed_at
 
 
 def _claimed_by(kind: IdentityKind, value: str, delta: Delta, known: KnownByValue) -> int | None:

@@ -14,7 +14,6 @@ SELECT
     i.listed,
     i.identified,
     i.claimed_at,
-    i.claimed_message_id,
     CASE WHEN i.id IS NULL THEN nextval('windsor_private.identities_id_seq') END AS reserved_id
 FROM unnest($1::windsor_private.identity_kind[], $2::text[])
 WITH ORDINALITY AS wanted (kind, value, place)
