@@ -109,9 +109,17 @@ class Results(msgspec.Struct):
         return msgspec.convert({**figures.pop("details"), "figures": figures}, cls)
 
     def joined(self, other: "Results") -> "Results":
-        """Give these results, and beside them what only another run has found."""
+        """Give these results, and beside them what only another run has found.
+
+        The greatest of all (`_max`) is that of both.
+        """
+        greatest = {
+            key: max(value, self.figures.get(key, value))
+            for key, value in other.figures.items()
+            if key.endswith("_max")
+        }
         return Results(
-            figures={**other.figures, **self.figures},
+            figures={**other.figures, **self.figures, **greatest},
             rounds={**other.rounds, **self.rounds},
             curves={**other.curves, **self.curves},
             sizes=self.sizes,

@@ -66,6 +66,21 @@ def test_figure_is_the_median_of_its_rounds_or_the_greatest_of_what_ends_in_max(
     }
 
 
+def test_two_runs_are_joined_by_the_first_ones_figures_and_the_greatest_of_both() -> None:
+    def results(**figures: float) -> Results:
+        return Results(figures, rounds={}, curves={}, sizes={}, machine={})
+
+    joined = results(calls_per_second=20.0, worker_rss_bytes_max=5.0).joined(
+        results(calls_per_second=10.0, growth_ratio=1.0, worker_rss_bytes_max=9.0)
+    )
+
+    assert joined.figures == {
+        "calls_per_second": 20.0,
+        "growth_ratio": 1.0,
+        "worker_rss_bytes_max": 9.0,
+    }
+
+
 def test_scenario_brings_what_it_needs() -> None:
     assert [*chosen(["freshness_loaded"], SCENARIOS)] == ["throughput", "freshness_loaded"]
     assert chosen([], SCENARIOS) == SCENARIOS
