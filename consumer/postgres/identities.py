@@ -19,7 +19,7 @@ from consumer.sql import load_queries
 
 _SQL: Final = load_queries("write.sql")
 
-# Of all kinds, some 300 bytes each, in two generations.
+# Of all kinds, some 250 bytes each, in two generations.
 _REMEMBERED_MAX: Final = 100_000
 # Ids of groups, of which a company has few.
 _GROUPS_MAX: Final = 10_000

@@ -182,9 +182,9 @@ function listen(wasAway = false) {
   const word = live.querySelector("[data-live-word]");
   const mine = new EventSource(live.dataset.live);
   source = mine;
-  let isNew = !wasAway;
-  // The first is that between the page and its stream.
+  // The first gap is that between the page and its stream; later ones come by errors.
   let gaps = 1;
+  let isNew = !wasAway;
   let caughtUp = Promise.resolve();
   mine.addEventListener("hello", () => {
     live.classList.add("on");
@@ -192,16 +192,14 @@ function listen(wasAway = false) {
     if (!gaps) return;
     const closing = gaps;
     caughtUp = catchUp(mine, isNew).then(
-      () => {
-        gaps -= closing;
-        isNew = false;
-      },
+      () => (gaps -= closing),
       // The next hello tries again.
       () => undefined,
     );
   });
   mine.addEventListener("error", () => {
     gaps += 1;
+    isNew = false;
     live.classList.remove("on");
     word.textContent = "Reconnecting";
     // After an answer that is no stream the browser does not come again by itself.

@@ -1,5 +1,6 @@
 """A real Chromium that is signed in to a dashboard, and axe-core to look at what it shows."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -105,3 +106,14 @@ async def overflow(page: Page) -> int:
         "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
     )
     return width
+
+
+async def until(page: Page, condition: str) -> None:
+    """Wait for a script's word.
+
+    By the debugger: what Playwright itself waits with is `eval`, which the page's own policy
+    refuses unless the first look finds it.
+    """
+    async with asyncio.timeout(10):
+        while not await page.evaluate(condition):  # noqa: ASYNC110 - nobody calls us
+            await asyncio.sleep(0.02)

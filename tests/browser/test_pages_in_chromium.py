@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Route, expect
 
-from tests.browser.chromium import Scheme, barriers, chromium, overflow, page_of
+from tests.browser.chromium import Scheme, barriers, chromium, overflow, page_of, until
 from tests.dashboard.looking import Looker, looking, store_calls, store_story
 from tests.proxy import Address, Fault, proxying
 
@@ -143,7 +143,7 @@ async def test_events_arrive_without_losing_ones_place(database: str, browser: B
         await expect(page.locator(".arrivals")).to_be_hidden()
         # Further down it waits, and what one reads stays where it is.
         await page.mouse.wheel(0, 900)
-        await page.wait_for_function("window.scrollY > 500")
+        await until(page, "window.scrollY > 500")
         line = page.locator(".line").nth(14)
         before = await line.bounding_box()
         assert before is not None
@@ -157,7 +157,7 @@ async def test_events_arrive_without_losing_ones_place(database: str, browser: B
         assert await line.inner_text() == text
         await page.locator(".arrivals").click()
         await expect(page.locator(".line").first).to_contain_text("u62 exported a report")
-        await page.wait_for_function("window.scrollY === 0")
+        await until(page, "window.scrollY === 0")
 
 
 async def test_what_was_stored_while_the_stream_was_away_arrives_too(
@@ -183,8 +183,9 @@ async def test_what_was_stored_while_the_stream_was_away_arrives_too(
             await expect(page.locator(".line").first).to_contain_text("u5 exported a report")
 
 
+@pytest.mark.parametrize(("calls_count", "lines_count"), [(1, 4), (60, 53)])
 async def test_what_was_stored_between_a_page_and_its_stream_arrives_too(
-    database: str, browser: Browser
+    database: str, browser: Browser, calls_count: int, lines_count: int
 ) -> None:
     await store_calls(database, map(call, range(3)))
     async with looking(database) as looker, page_of(browser, looker) as page:
@@ -197,10 +198,40 @@ async def test_what_was_stored_between_a_page_and_its_stream_arrives_too(
         await page.route("**/feed/live*", hold)
         await page.goto("/")
         await expect(page.locator(".line")).to_have_count(3)
-        await store_calls(database, [call(3)])
+        await page.evaluate("window.isAsOpened = true")
+        await store_calls(database, map(call, range(3, 3 + calls_count)))
         stored.set()
-        await expect(page.locator(".line").first).to_contain_text("u3 exported a report")
-        await expect(page.locator(".line")).to_have_count(4)
+        newest = f"u{2 + calls_count} exported a report"
+        await expect(page.locator(".line").first).to_contain_text(newest)
+        await expect(page.locator(".line")).to_have_count(lines_count)
+        # However much it was: a busy feed would load its page for ever.
+        assert await page.evaluate("window.isAsOpened")
+
+
+async def test_page_that_missed_more_than_it_holds_is_loaded_anew(
+    database: str, browser: Browser
+) -> None:
+    await store_calls(database, map(call, range(3)))
+    async with looking(database) as looker, page_of(browser, looker, network_fails=True) as page:
+        port = urlsplit(looker.served.url).port
+        async with proxying(Address(port)) as proxy:
+            stored = asyncio.Event()
+
+            async def hold(route: Route) -> None:
+                await stored.wait()
+                await route.continue_()
+
+            await page.route("**/feed/live*", hold)
+            await page.goto(f"http://127.0.0.1:{proxy.port}/")
+            await expect(page.locator(".line")).to_have_count(3)
+            # The stream fails before it has begun.
+            proxy.fail(Fault.CLOSED)
+            stored.set()
+            await expect(page.locator("[data-live-word]")).to_have_text("Reconnecting")
+            await store_calls(database, map(call, range(3, 63)))
+            proxy.mend()
+            await expect(page.locator(".line")).to_have_count(50, timeout=30_000)
+            await expect(page.locator(".line").first).to_contain_text("u62 exported a report")
 
 
 async def test_theme_is_switched_and_remembered(looker: Looker, browser: Browser) -> None:
