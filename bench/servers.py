@@ -132,13 +132,19 @@ def postgres_cpu_seconds(pid: int) -> float:
         pid: Of the postmaster, which has the times of its children that have ended.
     """
     server = psutil.Process(pid)
-    own = server.cpu_times()
-    seconds = own.user + own.system + own.children_user + own.children_system
-    for backend in server.children():
-        with suppress(psutil.NoSuchProcess):
-            times = backend.cpu_times()
-            seconds += times.user + times.system
-    return float(seconds)
+    before = server.cpu_times()
+    while True:
+        running = 0.0
+        for backend in server.children():
+            with suppress(psutil.NoSuchProcess):
+                times = backend.cpu_times()
+                running += times.user + times.system
+        own = server.cpu_times()
+        ended = own.children_user + own.children_system
+        # A backend that ends between the two looks is in neither of them, or in both.
+        if ended == before.children_user + before.children_system:
+            return float(own.user + own.system + ended + running)
+        before = own
 
 
 # Topics -------------------------------------------------------------------------------------
