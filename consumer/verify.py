@@ -31,6 +31,7 @@ _RECOMPUTE_JOINS: Final = (
     "expected_members",
     "expected_roots",
     "expected_users",
+    "expected_own_traits",
     "expected_seen",
     "keep_pruned_seen",
     "keep_pruned_only_seen",

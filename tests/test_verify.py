@@ -161,17 +161,29 @@ DAMAGES = {
         f"UPDATE identities SET identified = true WHERE id = {V1}", {"identities": 1}),
     "identity's group": (
         f"UPDATE identities SET group_id = 'g9' WHERE id = {ANN}", {"identities": 1}),
-    "identity's trait": (
-        f"UPDATE identities SET traits = traits || '{{\"plan\": 1}}' WHERE id = {ANN}",
+    "visitor's trait": (
+        f"UPDATE identities SET traits = traits || '{{\"plan\": 1}}' WHERE id = {V1}",
         {"identities": 1}),
+    "own trait": (
+        f"UPDATE members SET traits = traits || '{{\"plan\": 1}}' WHERE identity_id = {ANN}",
+        {"members": 1}),
+    "own traits lost": (
+        f"UPDATE members SET traits = NULL, trait_clocks = NULL WHERE identity_id = {ANN2}",
+        {"members": 1}),
+    "own traits of an identity that is alone": (
+        f"UPDATE members SET traits = '{{}}', trait_clocks = '{{}}' WHERE identity_id = {BOB}",
+        {"members": 1}),
+    "own traits of a visitor": (
+        f"UPDATE members SET traits = '{{}}', trait_clocks = '{{}}' WHERE identity_id = {V1}",
+        {"members": 1}),
     "tombstone lost": (
-        ("UPDATE identities SET trait_clocks = (trait_clocks::jsonb - 'age')::json"
-        f" WHERE id = {ANN2}"),
-        {"identities": 1}),
+        ("UPDATE members SET trait_clocks = (trait_clocks::jsonb - 'age')::json"
+        f" WHERE identity_id = {ANN2}"),
+        {"members": 1}),
     "trait's clock": (
-        ("UPDATE identities SET"
+        ("UPDATE members SET"
         " trait_clocks = jsonb_set(trait_clocks::jsonb, '{plan,0}', '1')::json"
-        f" WHERE id = {ANN2}"), {"identities": 1}),
+        f" WHERE identity_id = {ANN2}"), {"members": 1}),
     "member lost": (f"DELETE FROM members WHERE identity_id = {V1}", {"members": 1}),
     "member of another": (
         f"UPDATE members SET user_id = {BOB} WHERE identity_id = {EMAIL}", {"members": 1}),
@@ -492,8 +504,16 @@ async def test_rejoined_users_are_what_the_writer_kept(world: str) -> None:
     await execute(
         world,
         "UPDATE users SET identities_count = 0, identified = NOT identified, group_id = 'x',"
-        " group_at = now(), group_message_id = 'x', traits = '{\"x\": 1}', trait_clocks = '{}'",
+        " group_at = now(), group_message_id = 'x'",
     )
+    # Of those to whom their identity leaves its traits there is nothing to join them from.
+    with_own = "SELECT m.user_id FROM members AS m WHERE m.traits IS NOT NULL"
+    await execute(
+        world,
+        "UPDATE users SET traits = '{\"x\": 1}', trait_clocks = '{}'"  # noqa: S608 - our own
+        f" WHERE id IN ({with_own})",
+    )
+    assert await value(world, f"SELECT count(*) FROM ({with_own}) AS w")  # noqa: S608
 
     async with connected(world) as connection:
         ids = await connection.fetchval("SELECT array_agg(id) FROM users")

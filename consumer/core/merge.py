@@ -16,12 +16,15 @@ docs/decisions/0001-state-per-identity.md.
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import msgspec
 
 from consumer.core.call import Clock, IdentityKind
 from consumer.core.fold import Delta, Group, Traits
+
+_NO_TRAITS: Final[Mapping[int, Traits]] = MappingProxyType({})
 
 
 class Change(IntEnum):
@@ -31,6 +34,7 @@ class Change(IntEnum):
     CLAIM_CLOCK = 1
     """When an identity was claimed: whose it is stays as it was, so its user does too."""
     TRAITS = 2
+    """Of a user."""
     MORE = 3
 
 
@@ -46,6 +50,7 @@ class IdentityState(msgspec.Struct):
     """The standing claim: its clock and the claiming user identity's id."""
     group: Group | None = None
     traits: Traits = msgspec.field(default_factory=Traits)
+    """Of a visitor or a contact; those of a user identity are its member's."""
 
 
 class UserState(msgspec.Struct):
@@ -87,6 +92,8 @@ class Regrouped(NamedTuple):
     merges: int
     founded: frozenset[int]
     """Users that are not stored yet, some of them merged already."""
+    own_traits: Mapping[int, Traits]
+    """What members have set themselves, to be written with whose they are."""
 
 
 def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> Change:
@@ -108,8 +115,8 @@ def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> C
             stays = state.claim is not None and state.claim[1] == claimed_by
             change = Change.CLAIM_CLOCK if stays else Change.MORE
             state.claim = (clock, claimed_by)
-    if delta.traits is not None and state.traits.join(delta.traits):
-        change = Change.TRAITS if change is Change.NOTHING else Change.MORE
+    if state.kind != "user" and delta.traits is not None and state.traits.join(delta.traits):
+        change = Change.MORE
     if delta.listed and not state.listed:
         state.listed = True
         change = Change.MORE
@@ -138,20 +145,28 @@ def regroup(
     members: Mapping[int, int],
     changed: Iterable[IdentityState],
     aliases: Iterable[AliasRow],
+    *,
+    traits: Mapping[int, Traits] = _NO_TRAITS,
+    own_traits: Mapping[int, Traits] = _NO_TRAITS,
 ) -> Regrouped:
-    """Apply new users, aliases in clock order, claims and changed registers.
+    """Apply new users, traits, aliases in clock order, claims and changed registers.
 
     Args:
         users: The locked users; changed in place.
         members: Identity to user, for every identity concerned that has one.
         changed: Identities with `apply_delta` done that changed by more than a claim's clock.
         aliases: The batch's new aliases, in any order.
+        traits: What the batch says of user identities, by id.
+        own_traits: Of `members` that are user identities, what they have set themselves, by id;
+            changed in place. Of one that is not there, all that its user has.
     """
-    components = _Components(users, members)
+    components = _Components(users, members, own_traits)
     changed = list(changed)
     for identity in changed:
         if identity.kind == "user" and identity.id not in members:
             components.found(identity)
+    for id_, of_identity in traits.items():
+        components.say(id_, of_identity)
     for alias in sorted(aliases):
         components.merge(alias)
     for identity in changed:
@@ -203,10 +218,17 @@ def replay_names(aliases: Iterable[AliasRow]) -> tuple[int, Clock]:
 class _Components:
     """The users of one batch while merges and claims are applied to them."""
 
-    def __init__(self, users: Iterable[UserState], members: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        users: Iterable[UserState],
+        members: Mapping[int, int],
+        own_traits: Mapping[int, Traits],
+    ) -> None:
         self._users = {user.id: user for user in users}
         self._stored = frozenset(self._users)
         self._members = dict(members)
+        self._own = dict(own_traits)
+        self._own_changed: set[int] = set()
         self._parent: dict[int, int] = {}
         self._changed: dict[int, Change] = {}
         self._moved: dict[int, int] = {}
@@ -220,6 +242,15 @@ class _Components:
         self._members[identity.id] = identity.id
         self._moved[identity.id] = identity.id
         self._changed[identity.id] = Change.MORE
+
+    def say(self, identity: int, traits: Traits) -> None:
+        """Set what a user identity says of its user."""
+        own = self._own.get(identity)
+        if own is not None and own.join(traits):
+            self._own_changed.add(identity)
+        user = self._user_of(identity)
+        if user.traits.join(traits):
+            self._changed[user.id] = max(Change.TRAITS, self._changed.get(user.id, Change.TRAITS))
 
     def merge(self, alias: AliasRow) -> None:
         """Merge the user of `previous` into that of `user`; the larger row survives.
@@ -240,6 +271,8 @@ class _Components:
         root, gone = user, previous
         if previous.identities_count > user.identities_count:
             root, gone = previous, user
+        self._keep_own(root)
+        self._keep_own(gone)
         _join(root, gone)
         root.identities_count += gone.identities_count
         root.name = name
@@ -261,6 +294,8 @@ class _Components:
             user.identities_count += 1
             self._members[identity.id] = self._moved[identity.id] = user.id
             self._changed[user.id] = Change.MORE
+        if identity.traits.clocks:
+            self._keep_own(user)
         joined = _join(user, identity)
         if joined is not Change.NOTHING:
             self._changed[user.id] = max(joined, self._changed.get(user.id, joined))
@@ -279,7 +314,17 @@ class _Components:
             rename=frozenset(map(self._root, self._rename)),
             merges=self._merges,
             founded=frozenset(self._users.keys() - self._stored),
+            own_traits={identity: self._own[identity] for identity in self._own_changed},
         )
+
+    def _keep_own(self, user: UserState) -> None:
+        """Before others' traits join a user's: keep what its only user identity has set.
+
+        That is all that the user has. The users of more than one have done so when they merged.
+        """
+        if user.merged is None and user.id not in self._own:
+            self._own[user.id] = Traits(dict(user.traits.clocks), dict(user.traits.values))
+            self._own_changed.add(user.id)
 
     def _root(self, user: int) -> int:
         while (above := self._parent.get(user)) is not None:

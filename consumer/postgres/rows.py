@@ -3,7 +3,7 @@
 import base64
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import msgspec
@@ -85,9 +85,9 @@ def claim_clock_row(state: IdentityState) -> tuple[Any, ...]:
     return (state.id, *state.claim[0])
 
 
-def traits_row(state: IdentityState | UserState) -> tuple[Any, ...]:
-    """Write a row for `update_identity_traits` and `update_user_traits`."""
-    return (state.id, *encode_traits(state.traits))
+def traits_row(id_: int, traits: Traits) -> tuple[Any, ...]:
+    """Write a row for `update_user_traits` and `put_own_traits`."""
+    return (id_, *encode_traits(traits))
 
 
 NEW_IDENTITY_COLUMNS: Final = (
@@ -137,13 +137,16 @@ def new_user_row(state: UserState) -> Sequence[bytes]:
     )
 
 
-NEW_MEMBER_COLUMNS: Final = ("identity_id", "user_id")
+NEW_MEMBER_COLUMNS: Final = ("identity_id", "user_id", "traits", "trait_clocks")
 _NEW_MEMBER: Final = struct.Struct("!hiqiq")
 
 
-def new_member_row(identity: int, user: int) -> Sequence[bytes]:
+def new_member_row(identity: int, user: int, own_traits: Traits | None) -> Sequence[bytes]:
     """Encode a row for `consumer.postgres.binary_copy.copy_rows`."""
-    return (_NEW_MEMBER.pack(len(NEW_MEMBER_COLUMNS), 8, identity, 8, user),)
+    return (
+        _NEW_MEMBER.pack(len(NEW_MEMBER_COLUMNS), 8, identity, 8, user),
+        *((NULL, NULL) if own_traits is None else (_traits_part(own_traits),)),
+    )
 
 
 NEW_SEEN_COLUMNS: Final = ("identity_id", "first_at", "last_at")
@@ -171,18 +174,31 @@ def _traits_part(traits: Traits) -> bytes:
 _NO_TRAITS: Final = jsonb_length(2) + _NOTHING + length(2) + _NOTHING
 
 
-def user_states(rows: Iterable[asyncpg.Record]) -> tuple[dict[int, int], list[UserState]]:
-    """Read the rows of `lock_users_of`: whose each identity is, and the users."""
-    members: dict[int, int] = {}
+class Members(NamedTuple):
+    """Identities whose users are locked."""
+
+    users: list[UserState]
+    user_of: dict[int, int]
+    own_traits: dict[int, Traits]
+    """Of those whose own are kept apart from their user's."""
+
+
+def read_members(rows: Iterable[asyncpg.Record]) -> Members:
+    """Read the rows of `lock_members`."""
     users: dict[int, UserState] = {}
+    user_of: dict[int, int] = {}
+    own: dict[int, Traits] = {}
     for row in rows:
         (
-            identity, id_, user_id, identities_count, identified,
+            identity, own_traits, own_trait_clocks,
+            id_, user_id, identities_count, identified,
             group_id, group_at, group_message_id,
             merged_at, merged_message_id,
             traits, trait_clocks,
         ) = row  # fmt: skip
-        members[identity] = id_
+        user_of[identity] = id_
+        if own_traits is not None:
+            own[identity] = decode_traits(own_traits, own_trait_clocks)
         if id_ not in users:
             users[id_] = UserState(
                 id_,
@@ -193,7 +209,7 @@ def user_states(rows: Iterable[asyncpg.Record]) -> tuple[dict[int, int], list[Us
                 None if merged_at is None else Clock(merged_at, merged_message_id),
                 decode_traits(traits, trait_clocks),
             )
-    return members, list(users.values())
+    return Members(list(users.values()), user_of, own)
 
 
 def user_row(state: UserState) -> tuple[Any, ...]:

@@ -12,10 +12,11 @@ are locked, and then the users that they belong to:
    asks first which ones are;
 4. identities that change are locked by id, their registers joined;
 5. users concerned are locked by id; were they merged meanwhile, the locks are given back;
-6. claims and aliases are applied (`consumer.core.merge`), and everything is written.
+6. traits, claims and aliases are applied (`consumer.core.merge`), and everything is written.
 
-A user's row lock guards which identities belong to it, so a merge never waits for an
-identity, and the order identities, users, the rest has no circle.
+A user's row lock guards which identities belong to it, and what the user identities among them
+have set, so a merge never waits for an identity, and the order identities, users, the rest has no
+circle.
 """
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
@@ -54,10 +55,10 @@ from consumer.postgres.rows import (
     new_member_row,
     new_seen_row,
     new_user_row,
+    read_members,
     record_timestamp,
     traits_row,
     user_row,
-    user_states,
 )
 from consumer.sql import load_queries
 
@@ -163,9 +164,14 @@ async def _apply(
         )
         for alias in deltas.aliases
     ]
+    traits = {
+        known["user"][value].id: delta.traits
+        for value, delta in deltas.users.items()
+        if delta.traits is not None
+    }
     merges = 0
-    if changed or aliases:
-        merges = await _regroup_users(connection, changed, aliases, made)
+    if changed or aliases or traits:
+        merges = await _regroup_users(connection, changed, aliases, traits, made)
     await _put_seen(connection, deltas, known, made)
     await _put_groups(connection, deltas.groups, named.new_groups)
     audiences = (
@@ -186,7 +192,7 @@ def _changing(
         for value, delta in deltas.of_kind(kind).items():
             stored = known_of_kind[value]
             if (
-                delta.traits is not None
+                (delta.traits is not None and kind != "user")
                 or delta.group is not None
                 or (delta.listed and not stored.listed)
                 or (delta.identified and not stored.identified)
@@ -230,57 +236,61 @@ async def _lock_and_join_identities(
         claimed_by = _claimed_by(state.kind, state.value, delta, known)
         changed[apply_delta(state, delta, claimed_by)].append(state)
         named.learn(state)
-    await _update_identities(connection, changed)
-    return changed[Change.TRAITS] + changed[Change.MORE]
-
-
-async def _update_identities(
-    connection: Connection, changed: Mapping[Change, Sequence[IdentityState]]
-) -> None:
-    """Write many identities that change alike by what they change, the others whole."""
-    whole = list(changed[Change.MORE])
-    for change, query, row in (
-        (Change.CLAIM_CLOCK, "update_claim_clocks", claim_clock_row),
-        (Change.TRAITS, "update_identity_traits", traits_row),
-    ):
-        alike = changed[change]
-        if len(alike) < _MANY:
-            whole += alike
-        else:
-            await _execute(connection, query, map(row, alike))
-    await _execute(connection, "update_identities", map(identity_row, whole))
+    claim_clocks = changed[Change.CLAIM_CLOCK]
+    if len(claim_clocks) < _MANY:
+        rows = map(identity_row, changed[Change.MORE] + claim_clocks)
+        await _execute(connection, "update_identities", rows)
+    else:
+        await _execute(connection, "update_claim_clocks", map(claim_clock_row, claim_clocks))
+        await _execute(connection, "update_identities", map(identity_row, changed[Change.MORE]))
+    return changed[Change.MORE]
 
 
 async def _regroup_users(
     connection: Connection,
     changed: Sequence[IdentityState],
     aliases: Sequence[AliasRow],
+    traits: Mapping[int, Traits],
     made: Collection[int],
 ) -> int:
-    """Lock the users concerned, apply claims and merges, and write them."""
+    """Lock the users concerned, apply traits, claims and merges, and write them."""
     concerned = {identity.id for identity in changed}
+    concerned.update(traits)
     concerned.update(identity.claim[1] for identity in changed if identity.claim is not None)
     for alias in aliases:
         concerned.update((alias.previous, alias.user))
     # Those that this transaction has made are nobody's yet.
     concerned.difference_update(made)
-    rows = await connection.fetch(_SQL["lock_users_of"], sorted(concerned)) if concerned else ()
-    members, users = user_states(rows)
-    after = regroup(users, members, changed, aliases)
+    rows = await connection.fetch(_SQL["lock_members"], sorted(concerned)) if concerned else ()
+    members = read_members(rows)
+    after = regroup(
+        members.users,
+        members.user_of,
+        changed,
+        aliases,
+        traits=traits,
+        own_traits=members.own_traits,
+    )
     if after.merged:
         gone, roots = list(after.merged), list(after.merged.values())
         await connection.execute(_SQL["delete_users"], gone)
         await connection.execute(_SQL["move_members"], gone, roots)
     # A new identity may be nobody's yet, a new user merged already.
     joined, moved = _parted(sorted(after.moved.items()), lambda item: item[0] in made)
+    own_traits = dict(after.own_traits)
     if joined:
-        await copy_rows(connection, "members", NEW_MEMBER_COLUMNS, starmap(new_member_row, joined))
+        with_own = [(id_, user, own_traits.pop(id_, None)) for id_, user in joined]
+        await copy_rows(
+            connection, "members", NEW_MEMBER_COLUMNS, starmap(new_member_row, with_own)
+        )
     await _execute(connection, "put_members", moved)
+    await _execute(connection, "put_own_traits", starmap(traits_row, own_traits.items()))
     new, stored = _parted(after.changed, lambda user: user.id in after.founded)
     if new:
         await copy_rows(connection, "users", NEW_USER_COLUMNS, map(new_user_row, new))
-    traits, rest = _parted(stored, lambda user: user.id in after.traits_alone)
-    await _execute(connection, "update_user_traits", map(traits_row, traits))
+    with_traits, rest = _parted(stored, lambda user: user.id in after.traits_alone)
+    rows = (traits_row(user.id, user.traits) for user in with_traits)
+    await _execute(connection, "update_user_traits", rows)
     await _execute(connection, "put_users", map(user_row, rest))
     said = ((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases)
     await _execute(connection, "insert_aliases", said)

@@ -4,9 +4,21 @@
 -- $1: ids of users.
 -- name: rejoin_users
 WITH mine AS (
-    SELECT m.user_id, i.*
+    SELECT
+        m.user_id,
+        i.id,
+        i.kind,
+        i.identified,
+        i.group_id,
+        i.group_at,
+        i.group_message_id,
+        CASE i.kind WHEN 'user' THEN coalesce(m.traits, u.traits) ELSE i.traits END AS traits,
+        CASE i.kind
+            WHEN 'user' THEN coalesce(m.trait_clocks, u.trait_clocks) ELSE i.trait_clocks
+        END AS trait_clocks
     FROM windsor_private.members AS m
     INNER JOIN windsor_private.identities AS i ON i.id = m.identity_id
+    INNER JOIN windsor_private.users AS u ON u.id = m.user_id
     WHERE m.user_id = ANY($1::bigint[])
 ),
 

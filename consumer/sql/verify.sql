@@ -273,6 +273,23 @@ LEFT JOIN grouped AS g ON g.root_id = mine.root_id
 GROUP BY
     mine.root_id, r.user_id, g.group_id, g.group_at, g.group_message_id, t.traits, t.trait_clocks
 
+-- What user identities have set themselves, and whether those may be left to their user: as long as
+-- nobody else has set any.
+-- name: expected_own_traits
+CREATE TEMP TABLE expected_own_traits ON COMMIT DROP AS
+SELECT
+    e.id AS identity_id,
+    e.traits,
+    e.trait_clocks,
+    expected.merged_at IS NULL AND stored.merged_at IS NULL
+    AND expected.trait_clocks = e.trait_clocks AS are_users
+FROM expected_members AS m
+INNER JOIN expected_identities AS e ON e.id = m.identity_id
+INNER JOIN windsor_private.identities AS i ON i.id = e.id AND i.kind = 'user'
+LEFT JOIN expected_roots AS r ON r.root_id = m.root_id
+INNER JOIN expected_users AS expected ON expected.id = coalesce(r.user_id, m.root_id)
+LEFT JOIN windsor_private.users AS stored ON stored.id = expected.id
+
 -- name: expected_seen
 CREATE TEMP TABLE expected_seen ON COMMIT DROP AS
 SELECT c.identity_id, min(c.occurred_at) AS first_at, max(c.occurred_at) AS last_at
@@ -383,8 +400,12 @@ INNER JOIN windsor_private.identities AS i ON i.id = e.id
 WHERE
     (i.listed, i.identified, i.claimed_by, i.claimed_at, i.claimed_message_id)
     IS DISTINCT FROM (e.listed, e.identified, e.claimed_by, e.claimed_at, e.claimed_message_id)
-    OR (i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks::jsonb)
-    IS DISTINCT FROM (e.group_id, e.group_at, e.group_message_id, e.traits, e.trait_clocks)
+    OR (i.group_id, i.group_at, i.group_message_id)
+    IS DISTINCT FROM (e.group_id, e.group_at, e.group_message_id)
+    OR (
+        i.kind <> 'user'
+        AND (i.traits, i.trait_clocks::jsonb) IS DISTINCT FROM (e.traits, e.trait_clocks)
+    )
 
 -- Calls know identities by id: of one whose row is gone nobody can tell who it was.
 -- name: differing_lost_identities
@@ -411,7 +432,13 @@ FROM (
     LEFT JOIN expected_roots AS r ON r.root_id = e.root_id
 ) AS e
 FULL JOIN windsor_private.members AS m ON m.identity_id = e.identity_id
-WHERE e.user_id IS DISTINCT FROM m.user_id
+LEFT JOIN expected_own_traits AS own ON own.identity_id = e.identity_id
+WHERE
+    e.user_id IS DISTINCT FROM m.user_id
+    OR CASE
+        WHEN m.traits IS NULL THEN NOT own.are_users
+        ELSE (m.traits, m.trait_clocks::jsonb) IS DISTINCT FROM (own.traits, own.trait_clocks)
+    END
 
 -- The last merge may be set too late (then some replay of names is for nothing), never too
 -- early.
@@ -507,30 +534,31 @@ SET
     group_id = e.group_id,
     group_at = e.group_at,
     group_message_id = e.group_message_id,
-    traits = e.traits,
-    trait_clocks = e.trait_clocks::json
+    traits = CASE i.kind WHEN 'user' THEN '{}' ELSE e.traits END,
+    trait_clocks = CASE i.kind WHEN 'user' THEN '{}' ELSE e.trait_clocks::json END
 FROM expected_identities AS e
-WHERE
-    i.id = e.id
-    AND (
-        i.listed, i.identified, i.claimed_by, i.claimed_at, i.claimed_message_id,
-        i.group_id, i.group_at, i.group_message_id, i.traits, i.trait_clocks::jsonb
-    ) IS DISTINCT FROM (
-        e.listed, e.identified, e.claimed_by, e.claimed_at, e.claimed_message_id,
-        e.group_id, e.group_at, e.group_message_id, e.traits, e.trait_clocks
-    )
+INNER JOIN differing AS d ON d.projection = 'identities' AND d.id = e.id::text
+WHERE i.id = e.id
 
 -- name: repair_drop_members
 DELETE FROM windsor_private.members AS m
 WHERE NOT EXISTS (SELECT FROM expected_members AS e WHERE e.identity_id = m.identity_id)
 
 -- name: repair_members
-INSERT INTO windsor_private.members AS m (identity_id, user_id)
-SELECT e.identity_id, coalesce(r.user_id, e.root_id)
+INSERT INTO windsor_private.members (identity_id, user_id, traits, trait_clocks)
+SELECT
+    e.identity_id,
+    coalesce(r.user_id, e.root_id),
+    CASE WHEN NOT own.are_users THEN own.traits END,
+    CASE WHEN NOT own.are_users THEN own.trait_clocks::json END
 FROM expected_members AS e
+INNER JOIN differing AS d ON d.projection = 'members' AND d.id = e.identity_id::text
 LEFT JOIN expected_roots AS r ON r.root_id = e.root_id
-ON CONFLICT (identity_id) DO UPDATE SET user_id = excluded.user_id
-WHERE m.user_id <> excluded.user_id
+LEFT JOIN expected_own_traits AS own ON own.identity_id = e.identity_id
+ON CONFLICT (identity_id) DO UPDATE SET
+    user_id = excluded.user_id,
+    traits = excluded.traits,
+    trait_clocks = excluded.trait_clocks
 
 -- name: repair_drop_users
 DELETE FROM windsor_private.users AS u

@@ -99,20 +99,13 @@ WHERE i.id = ANY($1::bigint[])
 ORDER BY i.id
 FOR NO KEY UPDATE
 
--- Of many identities that change alike, less is written than all their columns: of claims that
--- were made again by the same users ...
+-- Of many identities whose claims were made again by the same users, less is written than all
+-- their columns.
 -- name: update_claim_clocks
 UPDATE windsor_private.identities AS i
 SET claimed_at = n.claimed_at, claimed_message_id = n.claimed_message_id
 FROM unnest($1::bigint[], $2::timestamptz[], $3::text[])
 AS n (id, claimed_at, claimed_message_id)
-WHERE i.id = n.id
-
--- ... and of traits.
--- name: update_identity_traits
-UPDATE windsor_private.identities AS i
-SET traits = n.traits, trait_clocks = n.trait_clocks
-FROM unnest($1::bigint[], $2::jsonb[], $3::json[]) AS n (id, traits, trait_clocks)
 WHERE i.id = n.id
 
 -- name: update_identities
@@ -137,9 +130,11 @@ FROM unnest(
 )
 WHERE i.id = n.id
 
--- name: lock_users_of
+-- name: lock_members
 SELECT
     identity_id,
+    own_traits,
+    own_trait_clocks,
     id,
     user_id,
     identities_count,
@@ -151,7 +146,7 @@ SELECT
     merged_message_id,
     traits,
     trait_clocks
-FROM windsor_private.lock_users_of($1::bigint[])
+FROM windsor_private.lock_members($1::bigint[])
 
 -- name: delete_users
 DELETE FROM windsor_private.users WHERE id = ANY($1::bigint[])
@@ -170,6 +165,13 @@ SELECT moved.identity_id, moved.user_id
 FROM unnest($1::bigint[], $2::bigint[]) AS moved (identity_id, user_id)
 ORDER BY moved.identity_id
 ON CONFLICT (identity_id) DO UPDATE SET user_id = excluded.user_id
+
+-- Of members, what they have set themselves, where others too have set traits of their user.
+-- name: put_own_traits
+UPDATE windsor_private.members AS m
+SET traits = n.traits, trait_clocks = n.trait_clocks
+FROM unnest($1::bigint[], $2::jsonb[], $3::json[]) AS n (identity_id, traits, trait_clocks)
+WHERE m.identity_id = n.identity_id
 
 -- Here many new users are copied.
 

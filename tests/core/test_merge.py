@@ -173,7 +173,8 @@ def test_claims_of_visitors_are_the_first_of_contacts_the_last(
 
 
 def test_delta_that_changes_nothing_is_not_written() -> None:
-    state = identity(1, group=(at(3), "g"), traits=traits_of(k=(at(3), b"1")), identified=True)
+    traits = traits_of(k=(at(3), b"1"))
+    state = identity(1, "anonymous", group=(at(3), "g"), traits=traits, identified=True)
     older = Delta(
         listed=True, identified=True, group=(at(2), "h"), traits=traits_of(k=(at(2), b"2")),
         claim=call("identify", 2, user_id="id-1"),
@@ -183,7 +184,7 @@ def test_delta_that_changes_nothing_is_not_written() -> None:
 
 
 def test_delta_joins_every_register() -> None:
-    state = identity(1, claim=None, listed=False)
+    state = identity(1, "anonymous", claim=None, listed=False)
     newer = Delta(
         listed=True, identified=True, group=(at(2), "h"), traits=traits_of(k=(at(2), b"2")),
         claim=NAMED,
@@ -192,6 +193,7 @@ def test_delta_joins_every_register() -> None:
     assert apply_delta(state, newer, 7) is Change.MORE
     assert state == identity(
         1,
+        "anonymous",
         claim=(NAMED.clock, 7),
         group=(at(2), "h"),
         traits=traits_of(k=(at(2), b"2")),
@@ -219,7 +221,7 @@ def test_group_alone_is_reason_enough_to_write() -> None:
     [
         (Delta(claim=NAMED), 7, Change.CLAIM_CLOCK),
         (Delta(claim=NAMED), 8, Change.MORE),
-        (Delta(traits=traits_of(k=(at(2), b"2"))), None, Change.TRAITS),
+        (Delta(traits=traits_of(k=(at(2), b"2"))), None, Change.MORE),
         (Delta(traits=traits_of(k=(at(2), b"2")), claim=NAMED), 7, Change.MORE),
         (Delta(listed=True), None, Change.MORE),
         (Delta(identified=True), None, Change.MORE),
@@ -232,26 +234,92 @@ def test_only_what_changes_is_written(delta: Delta, claimed_by: int | None, chan
     assert apply_delta(state, delta, claimed_by) is change
 
 
-def test_user_whose_traits_alone_change_is_told_from_others() -> None:
-    def traits(at_second: int) -> Traits:
-        return traits_of(plan=(at(at_second), b"1"))
+def test_traits_of_a_user_identity_are_none_of_its_row() -> None:
+    state = identity(1)
 
+    assert apply_delta(state, Delta(traits=plan(2)), None) is Change.NOTHING
+    assert state == identity(1)
+
+
+def test_user_whose_traits_alone_change_is_told_from_others() -> None:
     changed = [
-        identity(1, traits=traits(4)),
-        identity(2, traits=traits(4), group=(at(2), "h")),
+        identity(2, group=(at(2), "h")),
         # More with one identity, traits alone with another, in either order.
-        identity(3, traits=traits(4), identified=True),
-        identity(4, "anonymous", claimed_by=3, traits=traits(5)),
-        identity(6, "anonymous", claimed_by=5, traits=traits(4)),
-        identity(5, traits=traits(5), identified=True),
+        identity(3, identified=True),
+        identity(4, "anonymous", claimed_by=3, traits=plan(5)),
+        identity(6, "anonymous", claimed_by=5, traits=plan(4)),
+        identity(5, identified=True),
         identity(7),
     ]
-    members = {1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 6: 5, 7: 7}
+    members = {1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 6: 5, 7: 7, 8: 8}
+    traits = {1: plan(4), 2: plan(4), 3: plan(4), 5: plan(5), 8: plan(1)}
+    users = [user(n, traits=plan(2)) for n in (1, 2, 3, 5, 7, 8)]
 
-    after = regroup([user(n) for n in (1, 2, 3, 5, 7)], members, changed, [])
+    after = regroup(users, members, changed, [], traits=traits)
 
     assert [state.id for state in after.changed] == [1, 2, 3, 5]
     assert after.traits_alone == {1}
+
+
+# What a member has set itself --------------------------------------------------------------------
+
+
+def plan(second: int) -> Traits:
+    return traits_of(plan=(at(second), b"%d" % second))
+
+
+def test_what_a_user_identity_says_is_left_to_its_user_as_long_as_it_is_alone() -> None:
+    contact = identity(2, "email", claimed_by=1)
+
+    after = regroup([user(1)], {1: 1}, [contact], [], traits={1: plan(4)})
+
+    assert (after.changed, after.own_traits) == ([user(1, 2, traits=plan(4))], {})
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_own_traits_are_kept_before_a_visitor_brings_others(*, found: bool) -> None:
+    visitor = identity(2, "anonymous", claimed_by=1, traits=plan(5))
+    users, members, changed = ([], {}, [identity(1), visitor]) if found else (
+        [user(1, 2)], {1: 1, 2: 1}, [visitor]
+    )  # fmt: skip
+
+    after = regroup(users, members, changed, [], traits={1: plan(4)})
+
+    assert after.changed == [user(1, 2, traits=plan(5))]
+    assert after.own_traits == {1: plan(4)}
+
+
+def test_own_traits_are_kept_before_a_merge() -> None:
+    users = [user(1, 2, traits=plan(2)), user(2, traits=plan(3)), user(3)]
+    aliases = [AliasRow(at(8), 2, 1), AliasRow(at(9), 3, 1)]
+
+    after = regroup(users, {1: 1, 2: 2, 3: 3}, [], aliases, traits={1: plan(4), 2: plan(1)})
+
+    assert after.changed == [user(1, 4, at(9), traits=plan(4))]
+    # Of one that has none too: its user has some from now on.
+    assert after.own_traits == {1: plan(4), 2: plan(3), 3: Traits()}
+
+
+def test_own_traits_that_are_kept_take_what_their_identity_says_alone() -> None:
+    users = [user(1, 3, at(5), traits=plan(6))]
+    own = {1: plan(2), 2: plan(6), 4: plan(1)}
+    visitor = identity(3, "anonymous", claimed_by=1, traits=plan(9))
+    members = {1: 1, 2: 1, 3: 1, 4: 1}
+
+    after = regroup(users, members, [visitor], [], traits={1: plan(4), 2: plan(5)}, own_traits=own)
+
+    # An older one changes nothing; what a visitor brings is none of theirs.
+    assert after.changed == [user(1, 3, at(5), traits=plan(9))]
+    assert after.own_traits == {1: plan(4)}
+
+
+def test_own_traits_are_kept_once() -> None:
+    users = [user(1, 2, traits=plan(6))]
+    visitor = identity(2, "anonymous", claimed_by=1, traits=plan(7))
+
+    after = regroup(users, {1: 1, 2: 1}, [visitor], [], own_traits={1: plan(2)})
+
+    assert (after.changed, after.own_traits) == ([user(1, 2, traits=plan(7))], {})
 
 
 def test_user_that_gains_an_identity_changes_by_more_than_its_traits() -> None:
