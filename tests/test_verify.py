@@ -16,6 +16,7 @@ from consumer.core.decode import Decoder
 from consumer.errors import TransientSinkError
 from consumer.ports import Batch
 from consumer.postgres import PostgresOptions, open_sink
+from consumer.schema import migrate
 from consumer.sql import load_queries
 from consumer.verify import Report, verify_database
 from tests.model import Views, model_of
@@ -510,13 +511,44 @@ async def test_rejoined_users_are_what_the_writer_kept(world: str) -> None:
     with_own = "SELECT m.user_id FROM members AS m WHERE m.traits IS NOT NULL"
     await execute(
         world,
-        "UPDATE users SET traits = '{\"x\": 1}', trait_clocks = '{}'"  # noqa: S608 - our own
-        f" WHERE id IN ({with_own})",
+        f"UPDATE users SET traits = '{{\"x\": 1}}', trait_clocks = '{{}}' WHERE id IN ({with_own})",
     )
-    assert await value(world, f"SELECT count(*) FROM ({with_own}) AS w")  # noqa: S608
+    assert await value(world, f"SELECT count(*) FROM ({with_own}) AS w")
 
     async with connected(world) as connection:
         ids = await connection.fetchval("SELECT array_agg(id) FROM users")
         await connection.execute(rejoin, ids)
 
     assert await projections(world) == before
+
+
+# As version 5 had them: what a user identity has set is with the identity.
+_BEFORE_TRAITS_ONCE = """
+UPDATE identities AS i
+SET traits = coalesce(m.traits, u.traits), trait_clocks = coalesce(m.trait_clocks, u.trait_clocks)
+FROM members AS m INNER JOIN users AS u ON u.id = m.user_id
+WHERE i.id = m.identity_id AND i.kind = 'user';
+ALTER TABLE members DROP COLUMN traits, DROP COLUMN trait_clocks;
+DROP FUNCTION lock_members(bigint[]);
+CREATE FUNCTION lock_users_of(bigint[]) RETURNS bigint LANGUAGE sql RETURN 1;
+DELETE FROM migrations WHERE version >= 6;
+"""
+
+
+async def test_migration_to_traits_once_leaves_what_the_writer_kept(database: str) -> None:
+    # A user to whom a visitor has brought traits, one who has only their own, one without any.
+    more: list[dict[str, Any]] = [
+        {"type": "identify", "anonymousId": "v5", "traits": {"plan": "x", "seats": 1}},
+        {"type": "identify", "userId": "cat", "anonymousId": "v5", "traits": {"plan": "y"}},
+        {"type": "identify", "userId": "dan", "anonymousId": "v6", "traits": {"plan": "z"}},
+        {"type": "track", "event": "Opened", "userId": "eve"},
+    ]
+    await write(database, [*WORLD, *more])
+    before = await projections(database)
+    assert await value(database, "SELECT count(*) FROM members WHERE traits IS NOT NULL") == 5
+    await execute(database, _BEFORE_TRAITS_ONCE)
+
+    assert "0006_traits_of_users_once" in await migrate(database)
+
+    assert await projections(database) == before
+    assert (await verify_database(database)).differences == 0
