@@ -289,8 +289,8 @@ async def _regroup_users(
     if new:
         await copy_rows(connection, "users", NEW_USER_COLUMNS, map(new_user_row, new))
     with_traits, rest = _parted(stored, lambda user: user.id in after.traits_alone)
-    rows = (traits_row(user.id, user.traits) for user in with_traits)
-    await _execute(connection, "update_user_traits", rows)
+    traits_alone = (traits_row(user.id, user.traits) for user in with_traits)
+    await _execute(connection, "update_user_traits", traits_alone)
     await _execute(connection, "put_users", map(user_row, rest))
     said = ((a.clock.at, a.clock.message_id, a.previous, a.user) for a in aliases)
     await _execute(connection, "insert_aliases", said)

@@ -33,6 +33,7 @@ WHERE kind = 'user' AND trait_clocks::text <> '{}';
 -- with half of it free a sixth of them moved.
 ALTER TABLE windsor_private.users SET (fillfactor = 45);
 
+-- squawk-ignore ban-drop-function
 DROP FUNCTION windsor_private.lock_users_of(bigint []);
 
 -- Lock the users of identities, by id, and give them with the own traits of each: one row for each
