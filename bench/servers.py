@@ -37,6 +37,7 @@ _POSTGRES: Final = {
     "max_wal_size": "8GB",
     "checkpoint_timeout": "30min",
 }
+_LOOKS_MAX: Final = 10
 _NUMBERS: Final = itertools.count()
 
 
@@ -133,7 +134,7 @@ def postgres_cpu_seconds(pid: int) -> float:
     """
     server = psutil.Process(pid)
     before = server.cpu_times()
-    while True:
+    for _ in range(_LOOKS_MAX):
         running = 0.0
         for backend in server.children():
             with suppress(psutil.NoSuchProcess):
@@ -143,8 +144,9 @@ def postgres_cpu_seconds(pid: int) -> float:
         ended = own.children_user + own.children_system
         # A backend that ends between the two looks is in neither of them, or in both.
         if ended == before.children_user + before.children_system:
-            return float(own.user + own.system + ended + running)
+            break
         before = own
+    return float(own.user + own.system + ended + running)
 
 
 # Topics -------------------------------------------------------------------------------------

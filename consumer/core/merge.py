@@ -34,7 +34,7 @@ class Change(IntEnum):
     CLAIM_CLOCK = 1
     """When an identity was claimed: whose it is stays as it was, so its user does too."""
     TRAITS = 2
-    """Of a user."""
+    """A user's; those of an identity are written with its whole row."""
     MORE = 3
 
 
@@ -93,7 +93,7 @@ class Regrouped(NamedTuple):
     founded: frozenset[int]
     """Users that are not stored yet, some of them merged already."""
     own_traits: Mapping[int, Traits]
-    """What members have set themselves, to be written with whose they are."""
+    """Of members that keep their own from now on, or have changed them."""
 
 
 def apply_delta(state: IdentityState, delta: Delta, claimed_by: int | None) -> Change:
@@ -320,7 +320,9 @@ class _Components:
     def _keep_own(self, user: UserState) -> None:
         """Before others' traits join a user's: keep what its only user identity has set.
 
-        That is all that the user has. The users of more than one have done so when they merged.
+        A user that was never merged has one user identity, which lends it its id, and has set all
+        traits that the user has. It is in `members`, or new: claims and aliases that bring others
+        go through it. Merged users have done this when they were.
         """
         if user.merged is None and user.id not in self._own:
             self._own[user.id] = Traits(dict(user.traits.clocks), dict(user.traits.values))

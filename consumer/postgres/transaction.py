@@ -3,7 +3,7 @@
 Every register of an identity takes the least or the greatest clock (`consumer.core.fold`),
 so what is read without a lock can only be out of date in one direction: a call that changes
 nothing against an older state changes nothing now. Only identities that a batch does change
-are locked, and then the users that they belong to:
+are locked, and then the users of which it may change anything:
 
 1. the batch joins the others, and makes sure that history is still the one it has read;
 2. missing identities are inserted, with all that the batch says of them; should another
@@ -104,7 +104,7 @@ async def write_batch(
         OutOfDateError: Roll back and begin again.
         asyncpg.UniqueViolationError: One of the calls is stored already.
     """
-    history = await connection.fetchval(_SQL["join_batches"])
+    history = await connection.fetchval(_SQL["enter_batches"])
     if history != named.history:
         raise OutOfDateError(history)
     merges = 0

@@ -1,5 +1,6 @@
 -- Users as the join of their identities, from what is stored. Used when an identity leaves a
--- user, where the join cannot be undone by what is left of it, and by `windsor verify --repair`.
+-- user, where the join cannot be undone by what is left of it. Of a member without own traits they
+-- are its user's: then nobody else has brought any.
 
 -- $1: ids of users.
 -- name: rejoin_users

@@ -402,9 +402,9 @@ WHERE
     IS DISTINCT FROM (e.listed, e.identified, e.claimed_by, e.claimed_at, e.claimed_message_id)
     OR (i.group_id, i.group_at, i.group_message_id)
     IS DISTINCT FROM (e.group_id, e.group_at, e.group_message_id)
-    OR (
-        i.kind <> 'user'
-        AND (i.traits, i.trait_clocks::jsonb) IS DISTINCT FROM (e.traits, e.trait_clocks)
+    OR (i.traits, i.trait_clocks::jsonb) IS DISTINCT FROM (
+        CASE i.kind WHEN 'user' THEN '{}' ELSE e.traits END,
+        CASE i.kind WHEN 'user' THEN '{}' ELSE e.trait_clocks END
     )
 
 -- Calls know identities by id: of one whose row is gone nobody can tell who it was.
@@ -436,7 +436,7 @@ LEFT JOIN expected_own_traits AS own ON own.identity_id = e.identity_id
 WHERE
     e.user_id IS DISTINCT FROM m.user_id
     OR CASE
-        WHEN m.traits IS NULL THEN NOT own.are_users
+        WHEN m.traits IS NULL AND m.trait_clocks IS NULL THEN NOT own.are_users
         ELSE (m.traits, m.trait_clocks::jsonb) IS DISTINCT FROM (own.traits, own.trait_clocks)
     END
 

@@ -25,8 +25,8 @@ SELECT windsor_private.ensure_week($1::date)
 
 -- Held to the end of the transaction; an operator's command that rewrites history holds off
 -- all batches. Gives which history it is: what is remembered from before it holds no more.
--- name: join_batches
-SELECT windsor_private.join_batches()
+-- name: enter_batches
+SELECT windsor_private.enter_batches()
 
 -- name: history_now
 SELECT windsor_private.history_now()

@@ -7,31 +7,52 @@
 -- docs/decisions/0008-traits-of-users-once.md.
 
 -- Workers are between two batches; what they remember holds no more. One of an older version, which
--- would write a user's traits to where they were, fails from here on until it is replaced: the function
--- that it calls has another name now.
+-- would write a user's traits to where they were, fails from here on until it is replaced: what each of
+-- its batches calls first has another name now.
 SELECT pg_advisory_xact_lock(hashtext('windsor.batches'));
 UPDATE windsor_private.history SET epoch = epoch + 1;
+-- squawk-ignore ban-drop-function
+DROP FUNCTION windsor_private.join_batches();
 
--- Of user identities alone. Null: they are its user's.
-ALTER TABLE windsor_private.members ADD COLUMN traits jsonb;
-ALTER TABLE windsor_private.members ADD COLUMN trait_clocks json;
+-- A batch takes part until its transaction ends; gives the history, read only once no command
+-- that begins another epoch is in the way.
+CREATE FUNCTION windsor_private.enter_batches() RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtext('windsor.batches'));
+    RETURN windsor_private.history_now();
+END
+$$;
 
-UPDATE windsor_private.members AS m
-SET traits = i.traits, trait_clocks = i.trait_clocks
-FROM windsor_private.identities AS i, windsor_private.users AS u
+-- Room on each page for every row to change once and grow by a quarter, as by a new trait with its clock:
+-- with half of it free a sixth of them moved.
+ALTER TABLE windsor_private.users SET (fillfactor = 45);
+
+-- All identities are rewritten before any lock that readers would wait for.
+CREATE TEMP TABLE own_traits ON COMMIT DROP AS
+SELECT
+    i.id AS identity_id,
+    i.traits,
+    i.trait_clocks
+FROM windsor_private.identities AS i
+INNER JOIN windsor_private.members AS m ON m.identity_id = i.id
+INNER JOIN windsor_private.users AS u ON u.id = m.user_id
 WHERE
-    i.id = m.identity_id
-    AND i.kind = 'user'
-    AND u.id = m.user_id
+    i.kind = 'user'
     AND (u.merged_at IS NOT NULL OR u.trait_clocks::jsonb <> i.trait_clocks::jsonb);
 
 UPDATE windsor_private.identities
 SET traits = '{}', trait_clocks = '{}'
 WHERE kind = 'user' AND trait_clocks::text <> '{}';
 
--- Room on each page for every row to change once and grow by a quarter, as by a new trait with its clock:
--- with half of it free a sixth of them moved.
-ALTER TABLE windsor_private.users SET (fillfactor = 45);
+-- Of user identities alone. Null: they are its user's.
+ALTER TABLE windsor_private.members ADD COLUMN traits jsonb;
+ALTER TABLE windsor_private.members ADD COLUMN trait_clocks json;
+
+UPDATE windsor_private.members AS m
+SET traits = own.traits, trait_clocks = own.trait_clocks
+FROM own_traits AS own
+WHERE m.identity_id = own.identity_id;
 
 -- squawk-ignore ban-drop-function
 DROP FUNCTION windsor_private.lock_users_of(bigint []);
