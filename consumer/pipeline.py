@@ -25,7 +25,13 @@ from consumer.core.call import Call, Outcome, Record, Rejected
 from consumer.core.policy import BatchLimits, RetryPolicy, expired_before, lane_of
 from consumer.core.valve import Valve, ValvePolicy
 from consumer.core.watermark import OffsetTracker, Span
-from consumer.errors import DeadTopicError, PermanentSinkError, SourceError, TransientSinkError
+from consumer.errors import (
+    DeadTopicError,
+    PermanentSinkError,
+    SchemaError,
+    SourceError,
+    TransientSinkError,
+)
 from consumer.ports import Batch, Chunk, Read, Sink, Source, TopicPartition, Written
 
 log = structlog.get_logger()
@@ -198,6 +204,7 @@ class Pipeline:
 
         Raises:
             SourceError: Kafka cannot be consumed any more.
+            SchemaError: The database is a newer version's by now.
             DeadTopicError: Most of a topic is dead letters; all that was read before is
                 written and committed, and nothing else is.
         """
@@ -221,7 +228,7 @@ class Pipeline:
                 # A frozen broker would keep us; what is not committed is only delivered again.
                 async with asyncio.timeout(self._options.last_commit_timeout_seconds):
                     await self._commit(self._trackers)
-        except* SourceError as errors:
+        except* (SourceError, SchemaError) as errors:
             raise errors.exceptions[0] from None
         finally:
             await self._source.stop()

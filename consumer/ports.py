@@ -131,4 +131,5 @@ class Sink(Protocol):
         Raises:
             TransientSinkError: The database is away or busy; retry the same batch.
             PermanentSinkError: The database refuses the data; bisect.
+            SchemaError: The database is a newer version's by now; nobody can go on.
         """

@@ -9,7 +9,13 @@ import pytest
 from consumer.core.call import Outcome, Record, Rejected
 from consumer.core.policy import BatchLimits
 from consumer.core.valve import ValvePolicy
-from consumer.errors import DeadTopicError, PermanentSinkError, SourceError, TransientSinkError
+from consumer.errors import (
+    DeadTopicError,
+    PermanentSinkError,
+    SchemaError,
+    SourceError,
+    TransientSinkError,
+)
 from consumer.pipeline import Pipeline, PipelineOptions, ready_reason
 from consumer.ports import Batch, Chunk, TopicPartition, Written
 from tests.core.calls import call
@@ -383,6 +389,22 @@ async def test_stop_does_not_wait_long_for_the_last_commit() -> None:
 
     assert source.commits == [{P0: 1}, {P0: 1}]
     assert source.stopped
+
+
+async def test_database_that_a_newer_version_took_over_ends_the_run_and_loses_nothing() -> None:
+    def refuse(_: Batch) -> None:
+        raise SchemaError("run the newer windsor")
+
+    source, sink = FakeSource(), FakeSink(refuse)
+    pipeline = pipeline_of(source, sink)
+    source.chunks.append(chunk(0, b"jane"))
+    task = asyncio.create_task(pipeline.run())
+    await asyncio.sleep(0)
+    await pipeline.assigned(frozenset({P0}))
+
+    with pytest.raises(SchemaError, match="run the newer"):
+        await asyncio.wait_for(task, 5)
+    assert (source.committed, sink.rejected) == ({}, [])
 
 
 async def test_source_that_fails_ends_the_run_with_its_error() -> None:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from consumer.core.call import CallType
-from consumer.errors import TransientSinkError
+from consumer.errors import SchemaError, TransientSinkError
 from consumer.ports import Batch
 from consumer.postgres import PostgresOptions, PostgresSink, open_sink
 from tests.core.calls import call
@@ -134,3 +134,19 @@ async def test_small_batch_takes_few_round_trips(
         await sink.write(calls_of(range(20, 70), at=100))
 
     assert len(trips) <= 15, trips
+
+
+async def test_migration_that_stores_elsewhere_stops_whoever_does_not_know(database: str) -> None:
+    async with open_sink(PostgresOptions(database)) as sink:
+        await sink.write(batch(1))
+        connection = await asyncpg.connect(database)
+        try:
+            # As such a migration does: what each batch begins with has another name from then on.
+            await connection.execute(
+                "ALTER FUNCTION windsor_private.enter_batches() RENAME TO enter_batches_anew"
+            )
+            with pytest.raises(SchemaError, match="run the newer windsor"):
+                await sink.write(batch(2))
+            assert await connection.fetchval("SELECT count(*) FROM windsor_private.calls") == 1
+        finally:
+            await connection.close()

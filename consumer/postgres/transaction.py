@@ -35,6 +35,7 @@ from consumer.core.merge import (
     regroup,
     replay_names,
 )
+from consumer.errors import SchemaError
 from consumer.postgres.binary_copy import copy_rows
 from consumer.postgres.calls_copy import COLUMNS, call_rows
 from consumer.postgres.connection import Connection
@@ -103,8 +104,15 @@ async def write_batch(
     Raises:
         OutOfDateError: Roll back and begin again.
         asyncpg.UniqueViolationError: One of the calls is stored already.
+        SchemaError: A migration has taken away what a batch of this version begins with.
     """
-    history = await connection.fetchval(_SQL["enter_batches"])
+    try:
+        history = await connection.fetchval(_SQL["enter_batches"])
+    except asyncpg.UndefinedFunctionError as error:
+        raise SchemaError(
+            "the database was migrated while this worker ran, and what it writes has another place"
+            " by now: run the newer windsor"
+        ) from error
     if history != named.history:
         raise OutOfDateError(history)
     merges = 0
