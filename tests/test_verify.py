@@ -559,6 +559,14 @@ async def test_migration_to_traits_once_leaves_what_the_writer_kept(database: st
 
     assert await projections(database) == before
     assert (await verify_database(database)).differences == 0
+    # Own traits that are missing, of a user who was never merged but has a visitor's too.
+    cat = ID_OF.format("user", "cat")
+    await execute(
+        database,
+        f"UPDATE members SET traits = NULL, trait_clocks = NULL WHERE identity_id = {cat}",
+    )
+    assert differing(await verify_database(database, repair=True)) == {"members": 1}
+    assert await projections(database) == before
     # What each batch of a worker of before begins with: it is refused, whatever it would write.
     with pytest.raises(asyncpg.UndefinedFunctionError):
         await execute(database, "SELECT join_batches()")

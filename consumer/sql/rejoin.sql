@@ -7,7 +7,6 @@
 WITH mine AS (
     SELECT
         m.user_id,
-        i.id,
         i.kind,
         i.identified,
         i.group_id,
